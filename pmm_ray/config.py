@@ -1,0 +1,331 @@
+"""The one typed schema of every setting.
+
+A setting has one dotted name (``masks.alpha``) in YAML, on the command line, in sweeps and in MLflow; a type, a
+default, bounds and one line of meaning. Models are frozen, unknown keys are errors. Reading files and the command
+line is `pmm_ray.settings`; this file only says what may be said.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Scales = tuple[Positive, ...]
+
+NEUTRAL: JsonDict = {"neutral": True}
+"""Marks a field that changes how the work is done and not what comes out."""
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields on which the result depends, for an artefact's fingerprint; how fast it is made is left out."""
+        found: dict[str, Any] = {}
+        for name, value in self:
+            if type(self).model_fields[name].json_schema_extra == NEUTRAL:
+                continue
+            found[name] = value.identity() if isinstance(value, Section) else value
+        return found
+
+
+class ShapesConfig(Section):
+    """The embedded data set, drawn by the program."""
+
+    train: int = Field(200, ge=4, description="number of training images to draw")
+    val: int = Field(80, ge=1, description="number of validation images to draw")
+    seed: int = Field(0, ge=0, description="seed of the drawing; the same seed draws the same files")
+    part_share: Probability = Field(
+        0.12, description="share of an object's area that is its class-specific part (small: a CAM covers too little)"
+    )
+    cooccurrence: Probability = Field(0.6, description="how often a class stands on its own kind of background")
+
+
+class DataConfig(Section):
+    """Images, image-level labels, class names and palette, optional ground truth."""
+
+    kind: Literal["shapes", "voc", "coco", "folder"] = Field("shapes", description="which reader")
+    root: str = Field("data/shapes", description="folder of the data set (shapes: drawn there if absent)")
+    images: str = Field("JPEGImages", description="image folder below root (voc, coco: the training images)")
+    val_images: str | None = Field(None, description="validation image folder below root, if it is another (coco)")
+    masks: str | None = Field(
+        "SegmentationClass",
+        description="ground-truth folder below root, read for evaluation only; null: none (voc, folder)",
+    )
+    train_list: str | None = Field(
+        "ImageSets/Segmentation/train.txt",
+        description="training list (voc), annotation JSON (coco), or a text file of image names (folder; null: all)",
+    )
+    val_list: str | None = Field(
+        "ImageSets/Segmentation/val.txt", description="the same for validation; null: no validation set"
+    )
+    labels: str | None = Field(
+        None,
+        description="image-level labels: .json, .csv, .parquet, or the peers' cls_labels.npy; null: XML in Annotations (voc)",
+    )
+    classes: tuple[str, ...] | None = Field(
+        None, description="names of classes 1..C; null: VOC's 20, COCO's 80, or those in the labels file (folder)"
+    )
+    limit: int | None = Field(None, ge=1, description="use only the first so many images of each list")
+    shapes: ShapesConfig = ShapesConfig()
+
+
+class NetConfig(Section):
+    """A timm network and how its input is normalised."""
+
+    backbone: str = Field("resnet18", description="any timm model that gives features")
+    options: dict[str, Any] = Field({}, description="extra arguments of timm.create_model, e.g. {pad_type: same}")
+    output_stride: Literal[8, 16, 32] = Field(16, description="stride of the deepest feature map")
+    weights: str = Field("pretrained", description="'pretrained' (timm's hub), 'none', or a local state-dict file")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="input mean, RGB in [0, 1]; null: the backbone's own"
+    )
+    std: tuple[float, float, float] | None = Field(
+        None, description="input std, RGB in [0, 1]; null: the backbone's own"
+    )
+    batch_norm: Literal["train", "frozen"] = Field(
+        "frozen",
+        description="batch norm of the backbone: 'train' uses statistics of the global batch, 'frozen' the stored ones",
+    )
+
+
+class TrainConfig(Section):
+    """One training run."""
+
+    epochs: int = Field(12, ge=1, description="passes over the training images")
+    batch_size: int = Field(16, ge=1, description="global batch, over all workers")
+    crop: int = Field(224, ge=32, description="side of the square training crop, pixels")
+    resize: tuple[Positive, Positive] = Field(
+        (0.9, 1.4), description="the short side is resized to crop x a factor from this range before cropping"
+    )
+    flip: bool = Field(True, description="random horizontal flip")
+    jitter: NonNegative = Field(0.0, description="strength of colour jitter (brightness, contrast, saturation)")
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="optimiser")
+    lr: Positive = Field(1e-4, description="learning rate of pretrained layers at the start")
+    head_lr_factor: Positive = Field(10.0, description="new layers learn at lr x this")
+    momentum: Probability = Field(0.9, description="momentum (sgd)")
+    weight_decay: NonNegative = Field(1e-4, description="weight decay; norms and biases have none")
+    poly_power: Positive = Field(0.9, description="lr(step) = lr (1 - step / steps)^power")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints", json_schema_extra=NEUTRAL)
+    loader_workers: int = Field(
+        0, ge=0, description="processes that load images, per training worker", json_schema_extra=NEUTRAL
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrainConfig:
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize must be (smallest, largest), got {self.resize}")
+        return self
+
+
+class CamTrainConfig(TrainConfig):
+    """Training of the multi-label classifier."""
+
+    equivariance: NonNegative = Field(0.0, description="weight of SEAM's equivariance losses (ER and ECR); 0: off")
+    equivariance_scale: Positive = Field(0.3, description="scale of the second view in the equivariance losses")
+    multi_crop: bool = Field(
+        False,
+        description="PMM's multi-crop training: crops keep a label only where a rough mask shows enough of the object",
+    )
+    multi_crop_share: Probability = Field(
+        0.1, description="keep a class if its share of object in the crop, or of the crop covered, exceeds this"
+    )
+    multi_crop_alpha: Positive = Field(24.0, description="alpha of the baseline CRF that makes the rough masks")
+
+
+class CamInferConfig(Section):
+    """How the classifier's activation maps are read out."""
+
+    mode: Literal["multi_scale", "multi_crop"] = Field(
+        "multi_scale", description="whole image at scales, or sliding crops"
+    )
+    scales: Scales = Field((0.5, 1.0, 1.5, 2.0), min_length=1, description="scales (multi_crop: published 0.75..3)")
+    flip: bool = Field(True, description="average with the mirrored image")
+    short_side: int | None = Field(None, ge=32, description="short side at scale 1, pixels; null: the image's own size")
+    window: int = Field(448, ge=32, description="side of a crop (multi_crop)")
+    window_stride: int = Field(300, ge=1, description="distance between crops (multi_crop)")
+    batch_size: int = Field(16, ge=1, description="forwards in one batch", json_schema_extra=NEUTRAL)
+    stride: int = Field(4, ge=1, description="the CAM is stored at image size / stride")
+
+
+class CamConfig(Section):
+    """The CAM classifier: its network, training and read-out; or CAMs made elsewhere."""
+
+    npy: str | None = Field(
+        None,
+        description="folder of .npy dictionaries {0-based class: (H, W) map} made elsewhere, used instead of training",
+    )
+    net: NetConfig = NetConfig()
+    train: CamTrainConfig = CamTrainConfig()
+    infer: CamInferConfig = CamInferConfig()
+
+
+class CrfConfig(Section):
+    """Dense CRF: a preset, any of whose numbers may be replaced."""
+
+    preset: Literal["ppg", "baseline", "rrm_train", "rrm_infer", "segmentation", "irn"] = Field(
+        "ppg", description="named constants of the published codes"
+    )
+    gaussian_sxy: Positive | None = Field(
+        None, description="Gaussian kernel: spatial width, pixels; null: the preset's"
+    )
+    gaussian_compat: NonNegative | None = Field(None, description="Gaussian kernel: weight; null: the preset's")
+    bilateral_sxy: Positive | None = Field(
+        None, description="bilateral kernel: spatial width, pixels; null: the preset's"
+    )
+    bilateral_srgb: Positive | None = Field(
+        None, description="bilateral kernel: colour width, 0..255; null: the preset's"
+    )
+    bilateral_compat: NonNegative | None = Field(None, description="bilateral kernel: weight; null: the preset's")
+    iterations: int | None = Field(None, ge=0, description="mean-field iterations; null: the preset's")
+
+
+class MasksConfig(Section):
+    """Pseudo-masks from CAMs."""
+
+    maker: Literal["ppg", "baseline", "threshold"] = Field(
+        "ppg", description="proportional generation, one CRF over all classes, or a plain threshold"
+    )
+    cvs: bool = Field(True, description="coefficient of variation smoothing before the maker")
+    s: NonNegative = Field(0.3, description="CVS: strength in x^(1 - s cv)")
+    t: Probability = Field(0.05, description="CVS: x > t counts as foreground")
+    gate: bool = Field(True, description="CVS: zero x < t first (released code; the paper has no gate)")
+    alpha: Positive = Field(11.0, description="background score (1 - x)^alpha")
+    proportion: bool = Field(
+        True, description="PPG: compare p = x / (eps + area) between classes; off: compare x itself"
+    )
+    eps: NonNegative = Field(1.0, description="PPG: eps of the proportion (1 as released, 0 in the paper)")
+    tie: Literal["background", "foreground"] = Field(
+        "background", description="PPG: what a pixel becomes that is inside a class whose score there is 0"
+    )
+    threshold: Probability = Field(0.2, description="maker 'threshold': background score")
+    crf: CrfConfig = CrfConfig()
+
+
+class SegTrainConfig(TrainConfig):
+    """Training of the segmentation network."""
+
+    loss: Literal["ce", "bce"] = Field("ce", description="softmax cross-entropy (released) or binary per class (paper)")
+    aux_weight: NonNegative = Field(0.4, description="weight of the auxiliary head's loss; 0: no auxiliary head")
+
+
+class PredictConfig(Section):
+    """Inference of the segmentation network."""
+
+    scales: Scales = Field(
+        (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), min_length=1, description="scales whose softmax is averaged"
+    )
+    flip: bool = Field(True, description="average with the mirrored image")
+    batch_size: int = Field(16, ge=1, description="forwards in one batch", json_schema_extra=NEUTRAL)
+
+
+class SegConfig(Section):
+    """The segmentation network: a segmentation_models_pytorch decoder on a timm encoder."""
+
+    arch: Literal["deeplabv3plus", "pspnet", "unet", "fpn"] = Field("deeplabv3plus", description="decoder")
+    net: NetConfig = NetConfig()
+    train: SegTrainConfig = SegTrainConfig(epochs=16, crop=192, resize=(0.8, 1.6), lr=2e-4)
+    predict: PredictConfig = PredictConfig()
+
+
+class PusConfig(Section):
+    """Pretended under-fitting."""
+
+    variant: Literal["none", "clamp", "rescale", "pow", "ignore"] = Field(
+        "rescale", description="how large losses are treated"
+    )
+    beta: NonNegative = Field(0.5, description="PUS acts on steps whose mean loss is below beta (0.5 VOC, 0.8 COCO)")
+    kappa: Positive = Field(0.5, description="the loss above which a pixel counts as wrongly labelled, or the power")
+    gate: Literal["local", "global"] = Field(
+        "global", description="mean over all workers (does not change with their number), or per worker (released)"
+    )
+    count_ignored: bool = Field(False, description="count 255 pixels as zeros in the mean, as the released code does")
+
+
+class CyclesConfig(Section):
+    """Cyclic pseudo-masks."""
+
+    count: int = Field(1, ge=0, description="cycles after the first training")
+    label_filter: bool = Field(True, description="keep only background and image-level classes in the next masks")
+    pus: bool = Field(False, description="use PUS in the cycles too (released: only in the first training)")
+    crf: CrfConfig = CrfConfig(preset="segmentation")
+    checkpoint: Literal["last", "best_val"] = Field(
+        "last", description="'best_val' chooses by validation mIoU: it looks at ground truth and is labelled so"
+    )
+
+
+class EvalConfig(Section):
+    """Evaluation."""
+
+    thresholds: tuple[Probability, ...] = Field(
+        (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), description="background scores of the CAM's curve"
+    )
+    crf: bool = Field(True, description="score the network's predictions after a dense CRF too (preset 'segmentation')")
+    min_images: int = Field(8, ge=1, description="also report the mean over classes with so many images in the set")
+
+
+class AblationConfig(Section):
+    """The paper's table on any data set."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one complete pipeline per seed")
+    alphas: tuple[Positive, ...] = Field(
+        (), description="also score the mask makers at these alphas and show the best, chosen on ground truth"
+    )
+    upper_bound: bool = Field(False, description="also train on the ground truth (labelled as the upper bound)")
+    segmentation: bool = Field(True, description="train segmentation networks; off: masks only")
+
+
+class ClusterConfig(Section):
+    """Where and on how many processes the work runs."""
+
+    address: str | None = Field(
+        None, description="Ray cluster; null: the job's own, or a new local one; 'auto': a running one"
+    )
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of a new local Ray; null: all")
+    train_workers: int = Field(1, ge=1, description="training workers")
+    gpu: Literal["auto", "yes", "no"] = Field("auto", description="train and infer on GPUs")
+    amp: bool = Field(True, description="mixed precision on GPUs")
+    mask_workers: int | None = Field(None, ge=1, description="most CPU actors that make masks; null: one per CPU")
+    infer_workers: int | None = Field(None, ge=1, description="most actors that run networks; null: one per GPU or CPU")
+    batch_size: int = Field(4, ge=1, description="images a CPU actor is handed at once")
+    attempts: int = Field(3, ge=1, description="an image that ends its worker so often is set aside and listed")
+    max_failures: int = Field(2, ge=0, description="restarts of a training whose worker failed")
+    verbose: bool = Field(False, description="show Ray's own messages")
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = Field(True, description="track with MLflow")
+    uri: str | None = Field(None, description="tracking URI; null: sqlite below store")
+    experiment: str = Field("pmm_ray", description="experiment name")
+    overlays: int = Field(
+        8, ge=0, description="overlay pictures (photo, CAM, mask, ground truth) per mask and model stage"
+    )
+
+
+class Config(Section):
+    """Everything."""
+
+    recipe: Literal["pmm", "ablation"] = Field("pmm", description="which method")
+    name: str = Field("pmm", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run in MLflow and on the screen")
+    store: str = Field("runs", description="folder of artefacts, shared by runs: equal work is done once")
+    seed: int = Field(0, ge=0, description="seed of initial weights, order and augmentation")
+    data: DataConfig = DataConfig()
+    cam: CamConfig = CamConfig()
+    masks: MasksConfig = MasksConfig()
+    seg: SegConfig = SegConfig()
+    pus: PusConfig = PusConfig()
+    cycles: CyclesConfig = CyclesConfig()
+    eval: EvalConfig = EvalConfig()
+    ablation: AblationConfig = AblationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,162 @@
+"""From YAML files and ``section.key=value`` overrides to one frozen `Config`, with errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from pmm_ray.config import Config
+from pmm_ray.errors import UserError
+
+Tree = dict[str, Any]
+
+
+def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
+    """Merge `files` left to right, then `overrides`, over the defaults.
+
+    Raises:
+        UserError: a file is missing or no mapping, a key does not exist (with the nearest one), or a value is out of
+            its type or bounds; the message names the key and where it was set.
+    """
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    for file in files:
+        _merge(tree, _read(file), origin, source=file)
+    for override in overrides:
+        _merge(tree, _parse_override(override), origin, source="command line")
+    return build(tree, origin)
+
+
+def build(tree: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> Config:
+    """Validate a nested dictionary; `origin` says where each dotted key was set, for the error message."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(item, origin or {}) for item in error.errors())) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as a YAML file that `load` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key with its field, depth first, in the schema's order."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from all_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def describe() -> str:
+    """One line for every key: name, default, bounds, meaning."""
+    defaults = Config()
+    lines, section = [], None
+    for key, field in all_keys():
+        if (head := key.rpartition(".")[0]) != section:
+            section = head
+            lines.append("")
+        value = (
+            yaml.safe_dump(_plain(reduce(getattr, key.split("."), defaults)), default_flow_style=True)
+            .strip()
+            .removesuffix("...")
+            .strip()
+        )
+        hints = "; ".join(filter(None, [_choices(field.annotation), _bounds(field)]))
+        lines.append(f"  {key}={value}\n      {field.description}{f' [{hints}]' if hints else ''}")
+    return "\n".join(lines).lstrip("\n")
+
+
+def _read(file: str) -> Tree:
+    path = Path(file)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in Path("conf").rglob("*.yaml")], n=1)
+        hint = f"; did you mean {next(Path('conf').rglob(near[0]))}?" if near else ""
+        raise UserError(f"{file}: no such config file{hint}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{file}: a config file holds 'section: {{key: value}}', found a {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(text: str) -> Tree:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{text!r}: neither a .yaml file nor an override of the form section.key=value")
+    try:
+        leaf: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r}: the value is not valid YAML; quote it, e.g. '{key}=\"...\"'") from None
+    for name in reversed(key.strip().split(".")):
+        leaf = {name: leaf}
+    return leaf
+
+
+def _merge(into: Tree, tree: Mapping[Any, Any], origin: dict[str, str], *, source: str, prefix: str = "") -> None:
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
+            origin[dotted] = source
+            _merge(into.setdefault(key, {}), value, origin, source=source, prefix=f"{dotted}.")
+        else:
+            into[key] = value
+            origin[dotted] = source
+
+
+def _explain(error: Any, origin: Mapping[str, str]) -> str:
+    # A union adds the name of its branch to the path: keep the longest part of it that somebody wrote.
+    parts = [str(part) for part in error["loc"]]
+    written = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in origin), "")
+    key = written or ".".join(parts)
+    where = f" ({origin[key]})" if key in origin else ""
+    if error["type"] == "extra_forbidden":
+        # An unknown section is reported without its keys; what was written below it says best what was meant.
+        full = next((name for name in origin if name.startswith(f"{key}.")), key)
+        return f"{full}: no such key{where}{_suggest(full)}; --help lists them all"
+    if error["type"] == "model_type":
+        return f"{key}: a section, give {key}.<name>=value{where}"
+    if error["type"] == "value_error":
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}{where}"
+    return f"{key}: {error['msg']}, got {error['input']!r}{where}"
+
+
+def _suggest(key: str) -> str:
+    known = [name for name, _ in all_keys()]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    leaf = key.rpartition(".")[2]
+    near = near or [name for name in known if name.rpartition(".")[2] == leaf]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _choices(annotation: Any) -> str:
+    if getattr(annotation, "__origin__", None) is not None and "Literal" in str(annotation):
+        return " | ".join(str(choice) for choice in get_args(annotation))
+    return ""
+
+
+def _bounds(field: FieldInfo) -> str:
+    names = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    found = [
+        f"{sign} {getattr(item, name)}"
+        for item in field.metadata
+        for name, sign in names.items()
+        if hasattr(item, name)
+    ]
+    return ", ".join(found)

@@ -1,0 +1,110 @@
+"""Files and overrides become one config, or one clear line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pmm_ray import settings
+from pmm_ray.config import Config, Section
+from pmm_ray.errors import UserError
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_later_files_win_and_overrides_win_over_files(tmp_path):
+    first = write(tmp_path / "a.yaml", "masks: {s: 0.1, t: 0.2}\nseed: 3")
+    second = write(tmp_path / "b.yaml", "masks: {t: 0.4}")
+    config = settings.load([first, second], ["masks.alpha=4"])
+    assert (config.masks.s, config.masks.t, config.masks.alpha, config.seed) == (0.1, 0.4, 4.0, 3)
+
+
+def test_a_number_in_exponent_form_is_a_number_although_yaml_reads_text():
+    assert settings.load([], ["seg.train.lr=1e-3"]).seg.train.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("masks.alfa=3", ["masks.alfa", "no such key", "did you mean masks.alpha?"]),
+        ("mask.alpha=3", ["mask.alpha", "did you mean masks.alpha?"]),
+        ("masks.alpha=-1", ["masks.alpha", "greater than 0", "-1"]),
+        ("masks.alpha=.nan", ["masks.alpha", "finite"]),
+        ("pus.variant=clmap", ["pus.variant", "clamp"]),
+        ("masks=3", ["masks", "a section"]),
+        ("seg.train.resize=[2, 1]", ["seg.train", "smallest"]),
+        ("nonsense", ["nonsense", "section.key=value"]),
+        ("masks.s=[", ["masks.s", "YAML"]),
+    ],
+)
+def test_a_wrong_override_names_its_key_and_the_mend(override, words):
+    with pytest.raises(UserError) as error:
+        settings.load([], [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_error_names_the_file_that_holds_the_key(tmp_path):
+    good = write(tmp_path / "good.yaml", "masks: {s: 0.1}")
+    bad = write(tmp_path / "bad.yaml", "masks: {sss: 0.1}")
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        settings.load([good, bad], [])
+
+
+@pytest.mark.parametrize(("text", "word"), [("- 1\n- 2", "list"), ("a: [", "YAML"), ("3", "int")])
+def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text, word):
+    with pytest.raises(UserError, match=word):
+        settings.load([write(tmp_path / "x.yaml", text)], [])
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such config file"):
+        settings.load(["nowhere.yaml"], [])
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    assert settings.load([write(tmp_path / "x.yaml", "")], []) == Config()
+
+
+def test_the_written_config_reads_back_equal(tmp_path):
+    config = settings.load([], ["data.classes=[a, b]", "cam.net.options={pad_type: same}", "masks.alpha=4"])
+    assert settings.load([write(tmp_path / "x.yaml", settings.to_yaml(config))], []) == config
+
+
+def test_every_key_has_a_meaning_and_stands_in_the_help():
+    text = settings.describe()
+    for key, field in settings.all_keys():
+        assert field.description, key
+        assert f"  {key}=" in text
+
+
+def test_the_config_is_frozen_all_the_way_down():
+    def sections(section: Section):
+        yield section
+        for _, value in section:
+            if isinstance(value, Section):
+                yield from sections(value)
+
+    assert all(section.model_config["frozen"] for section in sections(Config()))
+
+
+def test_how_fast_the_work_is_done_is_no_part_of_what_it_is():
+    slow = settings.load([], ["seg.predict.batch_size=1"])
+    assert slow.seg.identity() == Config().seg.identity()
+    assert settings.load([], ["seg.predict.flip=false"]).seg.identity() != Config().seg.identity()
+
+
+def test_help_imports_no_heavy_library():
+    code = (
+        "import sys; from pmm_ray.run import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "masks.alpha" in done.stdout
