@@ -1,0 +1,83 @@
+"""What a data set is: photos with image-level labels; and, apart from them, ground truth for evaluation.
+
+The two are separate types on purpose. Whatever trains or makes masks receives `Photos`, which has no way to the
+ground truth; only evaluation receives `Truth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+IGNORE = 255
+"""The id of a pixel that counts neither in a loss nor in a score."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and colours. Index 0 is the background, 1..C the classes; `palette` has (r, g, b) in 0..255 for each."""
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    def __len__(self) -> int:
+        """Number of ids with the background: C + 1."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image. `name` is unique, relative and without extension ('a/b' for a/b.jpg); `labels` are ids 1..C, sorted."""
+
+    name: str
+    image: str
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An entry of a data set that could not be used: its name and one line that says why and what to do."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Image-level supervision: all that training and mask making may see."""
+
+    photos: tuple[Photo, ...]
+    classes: Classes
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground-truth masks (name -> path of a label PNG), for evaluation only. `protocol` names them, e.g. 'SegmentationClass'."""
+
+    masks: Mapping[str, str]
+    protocol: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """One list of a data set ('train' or 'val'). `truth` is None where there is no ground truth."""
+
+    name: str
+    photos: Photos
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as read. `problems` lists what had to be left out; the run goes on and shows them at its end."""
+
+    name: str
+    classes: Classes
+    train: Split
+    val: Split | None = None
+    problems: tuple[Problem, ...] = field(default=())

@@ -1,0 +1,67 @@
+"""Hashes of what a data set holds, quick enough to take at every start.
+
+Contents are hashed once: a small file remembers each hash with the file's path, size and time of change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pmm_ray.files import write_atomic
+
+_THREADS = 8
+_SETTLED = 2.0  # seconds; a file changed more recently may change again without a new time, so it is not remembered
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash of JSON-able values, 64 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class ContentHashes:
+    """Hashes of files by content, remembered in `memory` (a JSON file, which may be absent or stale or broken)."""
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._known: dict[str, list[Any]] = _remembered(memory)
+
+    def of(self, paths: Iterable[str]) -> dict[str, str | OSError]:
+        """path -> hash of its bytes (64 hex digits), or the error that kept it from being read."""
+        wanted = list(dict.fromkeys(paths))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            results = dict(zip(wanted, pool.map(self._one, wanted), strict=True))
+        new = {path: entry for path, (_, entry) in results.items() if entry and entry != self._known.get(path)}
+        if new:
+            # Another run may have written meanwhile. What it knew and this one does not is kept; a lost race between
+            # reading and writing costs hashing again, nothing else.
+            self._known = _remembered(self._memory) | self._known | new
+            write_atomic(self._memory, json.dumps(self._known))
+        return {path: value for path, (value, _) in results.items()}
+
+    def _one(self, path: str) -> tuple[str | OSError, list[Any] | None]:
+        """The file's hash or error, and what to remember of it, if anything."""
+        try:
+            before = Path(path).stat()
+            known = self._known.get(path)
+            if known and known[:2] == [before.st_size, before.st_mtime_ns]:
+                return known[2], known
+            with Path(path).open("rb") as file:
+                value = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            return error, None
+        settled = time.time() - before.st_mtime > _SETTLED
+        return value, [before.st_size, before.st_mtime_ns, value] if settled else None
+
+
+def _remembered(memory: Path) -> dict[str, list[Any]]:
+    try:
+        known = json.loads(memory.read_bytes())
+        return {path: entry for path, entry in known.items() if len(entry) == 3}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

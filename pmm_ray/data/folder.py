@@ -1,0 +1,61 @@
+"""A folder of images and a file of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pmm_ray.data.dataset import Dataset
+from pmm_ray.data.fingerprint import ContentHashes
+from pmm_ray.data.labels import read_labels
+from pmm_ray.data.names import ImageIndex, NotFoundInFolder
+from pmm_ray.data.problems import Problems
+from pmm_ray.data.splits import Reader, image_folder, labels_for, make_classes, mask_folder, read_list
+from pmm_ray.errors import UserError
+
+
+def read_folder(
+    root: Path,
+    *,
+    images: str,
+    masks: str | None,
+    train_list: str | None,
+    val_list: str | None,
+    labels: str | None,
+    classes: Sequence[str] | None,
+    limit: int | None,
+    hashes: ContentHashes,
+) -> Dataset:
+    """Read the images below `root/images`, in folders of any depth.
+
+    `labels` is a labels file and required; `classes` None: those of the file. Without `train_list` all images are used
+    for training but those in `val_list`. `masks` is a folder of ground truth named like the images, if there is one.
+    """
+    if labels is None:
+        raise UserError("data.labels: a folder of images needs a labels file (.json, .csv, .parquet)")
+    problems = Problems()
+    folder = image_folder(root, images, "data.images")
+    index = ImageIndex(folder, problems, skip=[root / masks] if masks else [])
+    table = read_labels(root / labels, classes=classes)
+    labels_of = labels_for(table, index, problems, root / labels)
+    truth = mask_folder(root, masks, problems)
+    reader = Reader(make_classes(table.names), hashes, problems, limit)
+    held_out = read_list(root / val_list, "data.val_list") if val_list else []
+    if train_list:
+        source, entries = root / train_list, read_list(root / train_list, "data.train_list")
+    else:
+        source, entries = folder, sorted(index.names.keys() - _found(index, held_out))
+    train = reader.split("train", source, entries, index, labels_of, truth)
+    val = reader.split("val", root / val_list, held_out, index, labels_of, truth) if val_list else None
+    return Dataset(root.name, reader.classes, train, val, problems.listed())
+
+
+def _found(index: ImageIndex, entries: Sequence[str]) -> set[str]:
+    """Relative paths of the images that entries name."""
+    paths = set()
+    for entry in entries:
+        try:
+            paths.add(index.find(entry))
+        except NotFoundInFolder:
+            continue
+    return paths

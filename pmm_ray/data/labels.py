@@ -1,0 +1,163 @@
+"""Image-level labels from a file: JSON, CSV, Parquet or the peers' cls_labels.npy, in the forms people write them.
+
+Reading a file (`label_files`) gives rows of an image's name and a cell; this module says what the cells mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmm_ray.data.label_files import read_rows
+from pmm_ray.data.problems import shown, some
+from pmm_ray.errors import UserError
+
+MAX_CLASSES = 254
+"""Masks are uint8, with 0 for the background and 255 for ignore."""
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Names of classes 1..C, and per image, under its name as the file writes it, the sorted ids it has (or none)."""
+
+    names: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
+
+
+def read_labels(path: Path, *, classes: Sequence[str] | None) -> LabelTable:
+    """Read a labels file.
+
+    A cell may be a class name, an id 1..C, a list of either, several in one string separated by ';' or spaces, or a
+    multi-hot vector of length C; tables may also have one 0/1 column per class. Rows of one image add up. `classes`
+    are the names of 1..C; with None they are the file's own: its class columns in their order, the names it uses in
+    alphabetical order, or 'class 1', 'class 2', ... where it has only ids.
+
+    Raises:
+        UserError: missing or unreadable, or a class that does not exist.
+    """
+    rows, columns = read_rows(path)
+    if not rows:
+        raise UserError(f"{shown(path)}: has no labels: it must name at least one image")
+    if columns is not None:
+        known = check_classes(classes or columns, path)
+        ids = {column: class_id(column, known, f"{shown(path)}: column") for column in columns}
+        meant = [[ids[c] for c, hot in zip(columns, cell, strict=True) if hot] for _, cell in rows]
+    elif _multi_hot([cell for _, cell in rows], classes, path):
+        known = check_classes(classes or _numbered(len(rows[0][1])), path)
+        meant = [[number for number, hot in enumerate(cell, 1) if hot] for _, cell in rows]
+    else:
+        tokens = _tokens([cell for _, cell in rows], classes)
+        known = check_classes(classes or _own_names(tokens, path), path)
+        meant = [
+            [class_id(token, known, f"{shown(path)}: {shown(name)} has") for token in cell]
+            for (name, _), cell in zip(rows, tokens, strict=True)
+        ]
+    labels: dict[str, tuple[int, ...]] = {}
+    for (name, _), cell in zip(rows, meant, strict=True):
+        labels[name] = tuple(sorted({*labels.get(name, ()), *cell}))
+    return LabelTable(known, labels)
+
+
+def check_classes(names: Sequence[str], source: object) -> tuple[str, ...]:
+    """The names of classes 1..C without a leading 'background'; UserError unless they are 1 to 254 different ones."""
+    listed = tuple(names[1:] if names and names[0].casefold() == "background" else names)
+    if not listed or len(listed) > MAX_CLASSES:
+        raise UserError(f"{shown(source)}: {len(listed)} classes; there must be 1 to {MAX_CLASSES}")
+    twice = sorted({name for name in listed if listed.count(name) > 1 or not name.strip()})
+    if twice:
+        raise UserError(f"{shown(source)}: class names must be different and not empty, mend {some(twice)}")
+    return listed
+
+
+def class_id(token: str | int, names: Sequence[str], where: str) -> int:
+    """The id 1..C of a class by name, or an id checked. `where` begins the UserError for one that does not exist."""
+    if isinstance(token, int):
+        if 1 <= token <= len(names):
+            return token
+        raise UserError(f"{where} class {token}, which does not exist: ids are 1..{len(names)} (0 is the background)")
+    if token in names:
+        return list(names).index(token) + 1
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(token.casefold(), folded, n=1)
+    mend = f"did you mean {shown(folded[near[0]])}?" if near else f"the classes are {some(names, 8)}"
+    raise UserError(f"{where} class {shown(token)}, which does not exist: {mend}")
+
+
+def _multi_hot(cells: Sequence[Any], classes: Sequence[str] | None, path: Path) -> bool:
+    """Whether the cells are 0/1 vectors of one length; UserError if so and the length is not that of `classes`."""
+    if not all(isinstance(cell, list) for cell in cells):
+        return False
+    lengths = {len(cell) for cell in cells}
+    if len(lengths) != 1 or not all(isinstance(v, int | float) and v in (0, 1) for cell in cells for v in cell):
+        return False
+    length, zeros = lengths.pop(), any(v == 0 for cell in cells for v in cell)
+    if classes is None:
+        return zeros
+    wanted = len(check_classes(classes, path))
+    if zeros and length != wanted:
+        raise UserError(f"{shown(path)}: vectors of {length} values, {wanted} classes: mend the file or data.classes")
+    return length == wanted
+
+
+def _tokens(cells: Sequence[Any], classes: Sequence[str] | None) -> list[list[str | int]]:
+    """Each cell as a list of class names and ids.
+
+    A string is first split at ';' and '|'. What is left is one name if it is known as one; otherwise it is split at
+    spaces if every part is known (or a number). Known are `classes`, or else all single words that stand alone.
+    """
+    parts = [[piece for item in _as_list(cell) for piece in _split(item)] for cell in cells]
+    words_alone = (p for row in parts for p in row if isinstance(p, str) and not re.search(r"\s", p))
+    known = set(classes or (word for word in words_alone if _number(word) is None))
+    result: list[list[str | int]] = []
+    for row in parts:
+        tokens: list[str | int] = []
+        for part in row:
+            words = part.split() if isinstance(part, str) and part not in known else [part]
+            spaced = all(word in known or _number(word) is not None for word in words)
+            tokens += [_token(word, known) for word in (words if spaced else [part])]
+        result.append([t for t in tokens if t in known or not (isinstance(t, str) and t.casefold() == "background")])
+    return result
+
+
+def _as_list(cell: Any) -> list[Any]:
+    return cell if isinstance(cell, list) else [cell]
+
+
+def _split(item: Any) -> list[Any]:
+    if item is None or item != item:  # an empty field of a table
+        return []
+    if isinstance(item, str):
+        return [piece.strip() for piece in re.split(r"[;|]", item) if piece.strip()]
+    return [item]
+
+
+def _number(word: Any) -> int | None:
+    if isinstance(word, str):
+        return int(word) if re.fullmatch(r"-?\d{1,9}", word) else None
+    return int(word) if isinstance(word, int | float) and math.isfinite(word) and word == int(word) else None
+
+
+def _token(word: Any, known: set[str]) -> str | int:
+    number = None if word in known else _number(word)
+    return str(word) if number is None else number
+
+
+def _own_names(tokens: Sequence[Sequence[str | int]], path: Path) -> tuple[str, ...]:
+    """The class names that a file without a list of classes implies."""
+    used = {token for row in tokens for token in row}
+    names = sorted(token for token in used if isinstance(token, str))
+    numbers = [token for token in used if isinstance(token, int)]
+    if names and numbers:
+        raise UserError(f"{shown(path)}: mixes ids ({some(numbers)}) and names ({some(names)}): set data.classes")
+    if not used:
+        raise UserError(f"{shown(path)}: no image has a class: write at least one label")
+    return tuple(names) or _numbered(max(numbers))
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"class {number}" for number in range(1, min(count, MAX_CLASSES + 1) + 1))

@@ -1,0 +1,70 @@
+"""One way to any data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pmm_ray.data.dataset import Dataset
+from pmm_ray.data.fingerprint import ContentHashes, fingerprint
+from pmm_ray.errors import UserError
+
+
+def load_dataset(
+    *,
+    kind: str,
+    root: str | Path,
+    cache: Path,
+    images: str = "JPEGImages",
+    val_images: str | None = None,
+    masks: str | None = "SegmentationClass",
+    train_list: str | None = "ImageSets/Segmentation/train.txt",
+    val_list: str | None = "ImageSets/Segmentation/val.txt",
+    labels: str | None = None,
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+    shapes: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+) -> Dataset:
+    """Read a data set of `kind` 'shapes', 'voc', 'coco' or 'folder'; the fields are those of the section `data`.
+
+    No image is decoded here: a broken one shows where it is used. Files are hashed, which `cache` remembers, so that
+    loading again is quick. `shapes` holds the numbers for drawing the embedded data set, which is drawn if it is not
+    there. What cannot be used is left out and listed in `problems`.
+
+    Raises:
+        UserError: the data set cannot be read at all, or nothing of it is left.
+    """
+    root, cache = Path(root).expanduser().resolve(), Path(cache).absolute()
+    memory = cache / f"content-{fingerprint(str(root))[:12]}.json"
+    common: dict[str, Any] = {
+        "images": images,
+        "masks": masks,
+        "train_list": train_list,
+        "val_list": val_list,
+        "labels": labels,
+        "classes": classes,
+        "limit": limit,
+        "hashes": ContentHashes(memory),
+    }
+    if kind == "coco":
+        from pmm_ray.data.coco import read_coco
+
+        return read_coco(root, val_images=val_images, cache=cache, **common)
+    if kind == "folder":
+        from pmm_ray.data.folder import read_folder
+
+        return read_folder(root, **common)
+    from pmm_ray.data.voc import read_voc
+
+    if kind == "voc":
+        return read_voc(root, **common)
+    if kind == "shapes":
+        from pmm_ray.data.shapes import draw
+
+        draw(root, **dict(shapes))
+        common["labels"] = labels or "image_labels.json"
+        common["classes"] = classes or json.loads((root / "classes.json").read_text())["names"]
+        return read_voc(root, **common)
+    raise UserError(f"data.kind: {kind!r} is none of shapes, voc, coco, folder")

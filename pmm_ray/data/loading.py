@@ -1,0 +1,178 @@
+"""Photos as batches, composed the same way whatever the number of workers.
+
+Which images form a batch follows from (seed, epoch), how an image is augmented from (seed, epoch, its place in the
+epoch). Workers take every so-manieth image of each global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pmm_ray.data.dataset import IGNORE, Photo
+from pmm_ray.data.images import ImageError, check_same_size, read_image, read_label
+from pmm_ray.data.transforms import Augment, crop_with_labels
+from pmm_ray.errors import UserError
+
+
+class Draw(NamedTuple):
+    """One image of an epoch: its `position` in the epoch's order, and the number of its `photo`."""
+
+    epoch: int
+    position: int
+    photo: int
+
+
+class Example(NamedTuple):
+    """One augmented image (3, h, w) uint8, its target, and what went wrong while it was read: (name, why) pairs."""
+
+    image: Tensor
+    target: Tensor
+    problems: tuple[tuple[str, str], ...]
+
+
+class Batch(NamedTuple):
+    """Images (N, 3, h, w) uint8 and targets: labels (N, C) float32, or masks (N, h, w) int64."""
+
+    images: Tensor
+    targets: Tensor
+    problems: tuple[tuple[str, str], ...]
+
+
+class GlobalBatches(Sampler[list[Draw]]):
+    """One worker's share of every global batch of an epoch. Set `epoch` before each pass.
+
+    Every batch is full: the last one is filled up with the first images of the epoch's order, augmented anew. So no
+    image is left out, and no batch norm ever meets a rest of one image.
+    """
+
+    def __init__(self, *, count: int, batch_size: int, seed: int, rank: int = 0, workers: int = 1):
+        if count < 1:
+            raise UserError("there is no image to train on")
+        if batch_size < workers:
+            raise UserError(f"a batch of {batch_size} cannot be split over {workers} workers: enlarge train.batch_size")
+        self.epoch = 0
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._rank, self._workers = rank, workers
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for batch in self.whole():
+            yield batch[self._rank :: self._workers]
+
+    def whole(self) -> list[list[Draw]]:
+        """The epoch's global batches."""
+        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._count)
+        filled = np.resize(order, len(self) * self._batch_size)
+        draws = [Draw(self.epoch, position, int(photo)) for position, photo in enumerate(filled)]
+        return [draws[start : start + self._batch_size] for start in range(0, len(draws), self._batch_size)]
+
+
+class Examples(Dataset[Example]):
+    """Photos made into examples. An image that cannot be read is replaced by the next one and told of."""
+
+    def __init__(self, photos: Sequence[Photo], make: Callable[[Photo], tuple[Tensor, Tensor]], *, seed: int):
+        """`make` turns a photo into an augmented image and its target, drawing from torch's default generator."""
+        self.photos = tuple(photos)
+        self._make, self._seed = make, seed
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, draw: Draw) -> Example:
+        problems: list[tuple[str, str]] = []
+        for offset in range(len(self)):
+            photo = self.photos[(draw.photo + offset) % len(self)]
+            try:
+                with _seeded(self._seed, draw.epoch, draw.position):
+                    return Example(*self._make(photo), tuple(problems))
+            except ImageError as error:
+                problems.append((photo.name, str(error)))
+        raise UserError(f"none of the {len(self)} training images can be used: {problems[0][1]}")
+
+
+@dataclass(frozen=True)
+class WithLabels:
+    """A photo as an image and its image-level labels (C,), 1 for each class that is there.
+
+    Where `rough_masks` has the photo, the crop keeps only the labels it deserves (multi-crop training).
+    """
+
+    augment: Augment
+    num_classes: int
+    rough_masks: Mapping[str, Path]
+    share: float
+
+    def __call__(self, photo: Photo) -> tuple[Tensor, Tensor]:
+        """The example of a photo."""
+        image, labels = read_image(photo.image), photo.labels
+        rough = self.rough_masks.get(photo.name)
+        if rough is None:
+            crop, _ = self.augment(image)
+        else:
+            crop, labels = crop_with_labels(self.augment, image, labels, _mask_of(image, rough), share=self.share)
+        present = torch.zeros(self.num_classes)
+        present[[label - 1 for label in labels]] = 1
+        return crop, present
+
+
+@dataclass(frozen=True)
+class WithMasks:
+    """A photo as an image and its mask (h, w) int64 with ids 0..C and 255; `num_classes` is C + 1."""
+
+    augment: Augment
+    masks: Mapping[str, Path]
+    num_classes: int
+
+    def __call__(self, photo: Photo) -> tuple[Tensor, Tensor]:
+        """The example of a photo."""
+        image = read_image(photo.image)
+        whole = _mask_of(image, self.masks[photo.name])
+        largest = whole.max(initial=0, where=whole != IGNORE)
+        if largest >= self.num_classes:
+            raise ImageError(f"{self.masks[photo.name]}: id {largest}, but the largest class is {self.num_classes - 1}")
+        crop, mask = self.augment(image, whole)
+        assert mask is not None
+        return crop, mask.long()
+
+
+def loader(examples: Examples, batches: GlobalBatches, *, processes: int, pin: bool) -> DataLoader[Example]:
+    """Batches of `examples` in the order of `batches`, read by `processes` (0: by the caller)."""
+    return DataLoader(
+        examples,
+        batch_sampler=batches,
+        num_workers=processes,
+        collate_fn=_collate,
+        pin_memory=pin,
+        persistent_workers=processes > 0,
+    )
+
+
+def _collate(examples: list[Example]) -> Batch:
+    images, targets, problems = zip(*examples, strict=True)
+    return Batch(torch.stack(images), torch.stack(targets), tuple(problem for some in problems for problem in some))
+
+
+def _mask_of(image: np.ndarray, path: Path) -> np.ndarray:
+    mask = read_label(path)
+    check_same_size(mask, image.shape[:2], path=path)
+    return mask
+
+
+@contextmanager
+def _seeded(*numbers: int) -> Iterator[None]:
+    """Torch's default generator starts from these numbers inside the block and is as before after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+        yield

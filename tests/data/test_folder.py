@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from small_sets import mask, photo
+
+from pmm_ray.data.load import load_dataset
+from pmm_ray.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("one.jpg", "sub/two.PNG", "sub/deeper/three.jpeg", "four.webp"):
+        photo(root / name)
+    (root / "labels.csv").write_text("image,label\none.jpg,cat\nsub/two.PNG,dog\nthree,cat\nthree,dog\nfour,cat\n")
+    return root
+
+
+def load(root, **changes):
+    settings = {"kind": "folder", "root": root, "images": ".", "labels": "labels.csv", "cache": root.parent / "cache"}
+    return load_dataset(**(settings | {"masks": None, "train_list": None, "val_list": None} | changes))
+
+
+def names(split):
+    return [photo.name for photo in split.photos.photos]
+
+
+def test_all_images_below_the_folder_are_read_with_the_classes_of_the_labels_file(folder):
+    data = load(folder)
+    found = {photo.name: photo.labels for photo in data.train.photos.photos}
+    assert found == {"one": (1,), "sub/two": (2,), "sub/deeper/three": (1, 2), "four": (1,)}
+    assert data.classes.names == ("background", "cat", "dog")
+    assert data.train.truth is None and data.val is None
+    assert data.problems == ()
+
+
+def test_the_order_does_not_depend_on_the_file_system(folder):
+    assert names(load(folder).train) == ["four", "one", "sub/deeper/three", "sub/two"]
+
+
+def test_validation_images_are_not_trained_on(folder):
+    (folder / "val.txt").write_text("one\nsub/two\n")
+    data = load(folder, val_list="val.txt")
+    assert names(data.train) == ["four", "sub/deeper/three"]
+    assert names(data.val) == ["one", "sub/two"]
+
+
+def test_masks_may_lie_among_the_images_and_are_not_taken_for_photos(folder):
+    mask(folder / "truth" / "one.png", np.ones((6, 8)))
+    mask(folder / "truth" / "sub" / "two.png", np.ones((6, 8)))
+    data = load(folder, masks="truth")
+    assert names(data.train) == names(load(folder).train)
+    assert list(data.train.truth.masks) == ["one", "sub/two"]
+
+
+def test_images_without_a_label_are_listed_and_many_of_them_briefly(folder):
+    for number in range(100):
+        photo(folder / f"extra{number:03d}.jpg")
+    data = load(folder)
+    assert len(data.train.photos) == 4
+    assert len(data.problems) == 21
+    assert data.problems[-1].name == "80 more"
+
+
+def test_a_name_with_a_line_break_works_and_is_shown_escaped(folder):
+    photo(folder / "we\nird.jpg")
+    photo(folder / "un\nlabelled.jpg")
+    with (folder / "labels.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["we\nird.jpg", "dog"])
+    data = load(folder)
+    assert "we\nird" in names(data.train)
+    (problem,) = data.problems
+    assert problem.name == "'un\\nlabelled'"
+
+
+def test_a_folder_needs_labels_and_images(folder, tmp_path):
+    with pytest.raises(UserError, match=r"data\.labels"):
+        load(folder, labels=None)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "labels.csv").write_text("image,label\na,cat\n")
+    with pytest.raises(UserError, match=r"empty: .*at least one image"):
+        load(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"JPEGImages: no such folder.*'\.'"):
+        load(folder, images="JPEGImages")
+
+
+def test_given_classes_fix_names_and_order(folder):
+    data = load(folder, classes=["dog", "cat", "horse"])
+    assert data.classes.names == ("background", "dog", "cat", "horse")
+    assert data.train.photos.photos[0].labels == (2,)
+    with pytest.raises(UserError, match=r"labels\.csv: .*class cat"):
+        load(folder, classes=["dog", "horse"])
