@@ -1,0 +1,1 @@
+"""From class activation maps to pseudo-masks: numpy science that knows nothing of files, Ray or settings."""

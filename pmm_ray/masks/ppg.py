@@ -1,0 +1,138 @@
+"""Proportional pseudo-mask generation, PPG: each class meets the CRF alone, then classes compare shares, not scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmm_ray.masks.cam import FloatArray, Mask, by_class
+from pmm_ray.masks.crf import Crf, CrfParams, crf_on
+from pmm_ray.masks.cvs import smooth
+
+
+def proportional_pseudo_mask(
+    image: NDArray[np.uint8],
+    cam: NDArray[np.floating],
+    class_ids: Sequence[int],
+    *,
+    s: float = 0.3,
+    t: float = 0.05,
+    alpha: float = 11.0,
+    gate: bool = True,
+    cvs: bool = True,
+    proportion: bool = True,
+    eps: float = 1.0,
+    tie: Literal["background", "foreground"] = "background",
+    crf: str | CrfParams | Crf = "ppg",
+) -> Mask:
+    """PMM's pseudo-mask: CVS, one two-label CRF per class, then an argmax over each class's proportions.
+
+    With x the CAM and x' the smoothed CAM (x' = x without `cvs`, and then no gate either), per class c:
+
+    1. `m_c = [CRF({(1 - x'_c)^alpha, x'_c}) > 0.5]`, see `foregrounds`;
+    2. `p_c = x_c / (eps + sum x_c m_c)` on the unsmoothed x, see `proportions`; or `p_c = x_c` without `proportion`;
+    3. background is 1 where no m_c holds; the mask is the argmax over `[background, m_c p_c]`, see `merge`.
+
+    The classes do not see each other before step 3, so K classes cost K two-label problems on shared kernels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        cam: (K, H, W) in [0, 1], any real dtype, normalised, only classes that the image-level labels name.
+        class_ids: The K ids of its channels, 1..254, in any order.
+        s: CVS strength, >= 0.
+        t: CVS foreground threshold in [0, 1].
+        alpha: Power of the background score, > 0. Larger means less background.
+        gate: CVS: zero x < t first, as released.
+        cvs: Whether to smooth at all.
+        proportion: Whether classes compare shares (the paper) or their scores.
+        eps: 1 as released, 0 as in the paper.
+        tie: What a pixel becomes that is in some m_c but scores 0 in all of them: "background" as released, or
+            "foreground", the smallest such id.
+        crf: A preset's name, constants, or a CRF already made of this image (whose kernels are then shared).
+
+    Returns:
+        (H, W) uint8 holding 0 and `class_ids` only. K = 0 gives all background.
+
+    Raises:
+        ValueError: Sizes that differ, a CAM outside [0, 1], ids that are no ids, or a number out of bounds.
+    """
+    x, labels = by_class(cam, class_ids)
+    refine = crf_on(image, crf, shape=x.shape[1:])
+    inside = foregrounds(smooth(x, s=s, t=t, gate=gate) if cvs else x, refine, alpha=alpha)
+    return labels[merge(inside, proportions(x, inside, eps=eps) if proportion else x, tie=tie)]
+
+
+def foregrounds(x: FloatArray, crf: Crf, *, alpha: float) -> NDArray[np.bool_]:
+    """PPG step 1: which pixels each class holds when it meets the background alone.
+
+    `m_c = [prob_fg > 0.5]` of the CRF with scores `{(1 - x_c)^alpha, x_c}`; 0.5 itself is background.
+
+    Args:
+        x: (K, H, W) float32 in [0, 1], the smoothed CAM.
+        crf: The CRF on the image.
+        alpha: Power of the background score, > 0.
+
+    Returns:
+        (K, H, W) bool.
+
+    Raises:
+        ValueError: alpha is not above 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0, got {alpha}")
+    if not len(x):
+        return np.zeros(x.shape, np.bool_)
+    return crf.binary(np.stack([(1 - x) ** np.float32(alpha), x], axis=1)) > 0.5
+
+
+def proportions(x: FloatArray, inside: NDArray[np.bool_], *, eps: float) -> FloatArray:
+    """PPG step 2: `p_c = x_c / (eps + sum x_c m_c)`, the share of the class's whole score that a pixel holds.
+
+    A small object thereby wins pixels from a large one. With eps = 0 a class without any score inside has shares 0.
+
+    Args:
+        x: (K, H, W) float32 in [0, 1], the CAM before smoothing.
+        inside: (K, H, W) bool, `foregrounds`.
+        eps: >= 0.
+
+    Returns:
+        (K, H, W) float32, >= 0.
+
+    Raises:
+        ValueError: eps is negative.
+    """
+    if not eps >= 0:
+        raise ValueError(f"eps must be >= 0, got {eps}")
+    total = eps + np.sum(x, axis=(1, 2), keepdims=True, dtype=np.float64, where=inside)
+    return np.divide(x, total.astype(np.float32), out=np.zeros_like(x), where=total > 0)
+
+
+def merge(
+    inside: NDArray[np.bool_], scores: FloatArray, *, tie: Literal["background", "foreground"] = "background"
+) -> NDArray[np.intp]:
+    """PPG step 3: argmax over `[no class inside, m_c score_c]`; of equal classes the first wins.
+
+    A pixel that is inside some class but scores 0 in all of them equals the background, which is first. That is the
+    released code's outcome ("background"); "foreground" gives it to the first class it is inside.
+
+    Args:
+        inside: (K, H, W) bool.
+        scores: (K, H, W) float32, >= 0.
+        tie: "background" or "foreground".
+
+    Returns:
+        (H, W) indices: 0 background, 1 + k for channel k.
+
+    Raises:
+        ValueError: No such tie rule.
+    """
+    if tie not in ("background", "foreground"):
+        raise ValueError(f"tie must be 'background' or 'foreground', got {tie!r}")
+    covered: NDArray[np.bool_] = np.any(inside, axis=0, keepdims=True)
+    index = np.argmax(np.concatenate([~covered, np.where(inside, scores, 0)]), axis=0)
+    if tie == "foreground" and len(inside):
+        index = np.where(covered[0] & (index == 0), 1 + np.argmax(inside, axis=0), index)
+    return index

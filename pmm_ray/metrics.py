@@ -1,0 +1,121 @@
+"""Scores of label masks, all from one confusion matrix.
+
+Protocol: 255 in the ground truth leaves a pixel out. 255 in a prediction (a pseudo-mask may hold it) is a wrong answer,
+not an excuse: the pixel is missed by its true class and claimed by none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def confusion(
+    pred: NDArray[np.integer], truth: NDArray[np.integer], *, num_classes: int, ignore: int = 255
+) -> NDArray[np.int64]:
+    """Count pixels by (truth, prediction). Sums of such matrices are the matrix of a whole set.
+
+    Args:
+        pred: (H, W) ids 0..C-1, or `ignore` where undecided.
+        truth: (H, W) ids 0..C-1, or `ignore` where not to be counted.
+        num_classes: C, the number of ids with the background (21 on VOC).
+        ignore: The id that is no class.
+
+    Returns:
+        (C, C + 1) int64. Row: truth; column: prediction, the last one for undecided pixels.
+
+    Raises:
+        ValueError: Sizes that differ (both are named), arrays that are not of integers, or an id outside 0..C-1.
+    """
+    pred, truth = np.asarray(pred), np.asarray(truth)
+    if pred.shape != truth.shape:
+        raise ValueError(f"the prediction is {_size(pred)} pixels, its ground truth {_size(truth)}")
+    if pred.dtype.kind not in "iu" or truth.dtype.kind not in "iu":
+        raise ValueError(f"label masks must hold integers, got {pred.dtype} and {truth.dtype}")
+    for what, ids in (("prediction", pred), ("ground truth", truth)):
+        strange = ids[(ids != ignore) & ((ids < 0) | (ids >= num_classes))]
+        if strange.size:
+            raise ValueError(f"the {what} holds id {strange[0]}; ids must be 0..{num_classes - 1} or {ignore}")
+    counted = truth != ignore
+    rows = truth[counted].astype(np.int64)
+    columns = np.where(pred == ignore, num_classes, pred.astype(np.int64))[counted]
+    cells = np.bincount(rows * (num_classes + 1) + columns, minlength=num_classes * (num_classes + 1))
+    return cells.reshape(num_classes, num_classes + 1).astype(np.int64)
+
+
+def iou(matrix: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over union of each class: `hits / (truth + predicted - hits)`.
+
+    Args:
+        matrix: (C, C + 1) counts of `confusion`, or (C, C) where no pixel is undecided.
+
+    Returns:
+        (C,) float64 in [0, 1]; NaN for a class that the ground truth does not hold, however often it was predicted.
+
+    Raises:
+        ValueError: Another shape.
+    """
+    counts = _counts(matrix)
+    hits, held = counts.diagonal(), counts.sum(axis=1)
+    union = held + counts[:, : len(counts)].sum(axis=0) - hits
+    return np.divide(hits, union, out=np.full(len(counts), np.nan), where=held > 0)
+
+
+def scores(
+    matrix: ArrayLike, names: Sequence[str], image_counts: Sequence[int] | None = None, *, min_images: int = 8
+) -> dict[str, Any]:
+    """The figures of a set from its confusion matrix, as shares in [0, 1].
+
+    Args:
+        matrix: (C, C + 1) or (C, C) counts, see `confusion`.
+        names: The C names, background first.
+        image_counts: For each of the C ids, how many images of the set have it by their image-level labels. The
+            background is in every image, whatever its entry says.
+        min_images: From how many images on a class belongs to `miou_frequent`.
+
+    Returns:
+        A JSON-able dictionary: `miou`, the mean IoU over classes that the ground truth holds; `miou_frequent`, the same
+        over the background and the classes with at least `min_images` images (None without `image_counts`);
+        `accuracy`, the share of counted pixels that are right; `iou`, {name: IoU, or None for a class that the
+        ground truth does not hold}. A figure of nothing is None.
+
+    Raises:
+        ValueError: `matrix`, `names` and `image_counts` do not fit together.
+    """
+    counts = _counts(matrix)
+    if len(names) != len(counts) or len(set(names)) != len(counts):
+        raise ValueError(f"{len(counts)} classes need as many different names, got {len(set(names))}")
+    if image_counts is not None and len(image_counts) != len(counts):
+        raise ValueError(f"{len(counts)} classes need as many image counts, got {len(image_counts)}")
+    each = iou(counts)
+    frequent = None
+    if image_counts is not None:
+        enough = np.asarray(image_counts) >= min_images
+        enough[0] = True
+        frequent = _mean(each[enough])
+    total = int(counts.sum())
+    return {
+        "miou": _mean(each),
+        "miou_frequent": frequent,
+        "accuracy": int(counts.diagonal().sum()) / total if total else None,
+        "iou": {name: None if np.isnan(value) else float(value) for name, value in zip(names, each, strict=True)},
+    }
+
+
+def _counts(matrix: ArrayLike) -> NDArray[np.int64]:
+    counts = np.asarray(matrix, np.int64)
+    if counts.ndim != 2 or counts.shape[1] - counts.shape[0] not in (0, 1) or not len(counts):
+        raise ValueError(f"a confusion matrix must be (C, C) or (C, C + 1), got shape {counts.shape}")
+    return counts
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _size(mask: NDArray[Any]) -> str:
+    return " x ".join(map(str, mask.shape)) or "no"
