@@ -1,0 +1,103 @@
+"""What is known of each row of a stage: Parquet parts while it runs, one Parquet file when it is over."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pmm_ray.files import atomic_path
+
+OK, FAILED = "ok", "failed"
+ROWS_FILE = "rows.parquet"
+JOURNAL_FOLDER = "journal"
+_BASE = (("name", pa.string()), ("status", pa.string()), ("error", pa.string()))
+
+
+def row_schema(facts: pa.Schema) -> pa.Schema:
+    """Columns of every row table: name, status ('ok' or 'failed'), error (one line or null), then the stage's facts."""
+    return pa.schema([pa.field(name, kind) for name, kind in _BASE] + list(facts))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file whole or not at all."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+class Journal:
+    """The results of one stage below `folder`: `journal/part-*.parquet` as they arrive, `rows.parquet` at the end.
+
+    A part is written whole or not at all, so whatever kills the driver costs at most the rows not yet written.
+    """
+
+    def __init__(self, folder: Path, facts: pa.Schema):
+        self._folder = folder
+        self._parts = folder / JOURNAL_FOLDER
+        self._schema = row_schema(facts)
+        self._next = 1 + max((int(part.stem.split("-")[1]) for part in self._parts.glob("part-*.parquet")), default=-1)
+
+    def read(self) -> pa.Table:
+        """All rows known so far, newest last; a name may come more than once."""
+        files = [self._folder / ROWS_FILE, *sorted(self._parts.glob("part-*.parquet"))]
+        tables = [table for file in files if (table := self._read(file)) is not None]
+        return pa.concat_tables(tables) if tables else self._schema.empty_table()
+
+    def _read(self, file: Path) -> pa.Table | None:
+        try:
+            table = pq.read_table(file)
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return None
+        # Columns of another version of the program say nothing about this one's.
+        return table if table.schema.equals(self._schema) else None
+
+    def append(self, tables: Sequence[pa.Table]) -> None:
+        """Write one more part."""
+        write_table(pa.concat_tables(tables), self._parts / f"part-{self._next:06d}.parquet")
+        self._next += 1
+
+    def finish(self, names: Sequence[str]) -> pa.Table:
+        """Merge to `rows.parquet`, one row for each of `names` in that order, drop the parts and return the table."""
+        known = self.read()
+        latest = {name: row for row, name in enumerate(known["name"].to_pylist())}
+        if missing := [name for name in names if name not in latest]:
+            raise RuntimeError(f"{len(missing)} rows were never reported, the first is {missing[0]!r}")
+        table = known.take(pa.array([latest[name] for name in names], pa.int64())).combine_chunks()
+        write_table(table, self._folder / ROWS_FILE)
+        shutil.rmtree(self._parts, ignore_errors=True)
+        return table
+
+
+class Attempts:
+    """Counts how often a group of rows was begun and not ended, in files that outlive a killed worker."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder / JOURNAL_FOLDER / "attempts"
+
+    def clear(self) -> None:
+        """Forget what an earlier run left: its end was not its rows' fault."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+
+    def count(self, names: Sequence[str]) -> int:
+        """Attempts at exactly this group that never ended."""
+        try:
+            return self._file(names).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def begin(self, names: Sequence[str]) -> None:
+        """One more attempt."""
+        with self._file(names).open("ab") as file:
+            file.write(b"x")
+
+    def end(self, names: Sequence[str]) -> None:
+        """The attempt came back, with whatever result."""
+        self._file(names).unlink(missing_ok=True)
+
+    def _file(self, names: Sequence[str]) -> Path:
+        return self._folder / hashlib.sha256("\0".join(names).encode()).hexdigest()[:24]

@@ -1,0 +1,167 @@
+"""Starting or joining Ray, and what it offers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pmm_ray.config import ClusterConfig
+from pmm_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has in all, used or not."""
+
+    cpus: float
+    gpus: float
+
+
+def started() -> bool:
+    """Whether this process is connected to Ray."""
+    import ray
+
+    return ray.is_initialized()
+
+
+@contextmanager
+def session(cluster: ClusterConfig) -> Iterator[None]:
+    """Be connected to Ray while the block runs: to the one this process already uses, a running one, or a new one.
+
+    A running one is that of `cluster.address`, or of the environment's RAY_ADDRESS, as inside `ray job submit`. A new
+    one is local, has no dashboard, keeps its files in a temporary folder and ends with the block. What was running
+    before goes on running.
+
+    Raises:
+        UserError: no Ray answers at the address.
+    """
+    if started():
+        _quieten(cluster.verbose)
+        yield
+        return
+    folder = _start(cluster)
+    try:
+        yield
+    finally:
+        import ray
+
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(cluster: ClusterConfig) -> Path | None:
+    """Connect; the folder that a new local Ray keeps its files in, or None if a running one was joined."""
+    import ray
+
+    # Ray warns about a change of this default; nothing here depends on which it is.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not cluster.verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    quiet: dict[str, Any] = {
+        "log_to_driver": cluster.verbose,
+        "logging_level": logging.INFO if cluster.verbose else logging.ERROR,
+    }
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    folder = None
+    try:
+        _knock(address)
+        with contextlib.nullcontext() if cluster.verbose else _hushed():
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                # "local": without it ray.init() joins whatever Ray it finds on the machine.
+                folder = Path(tempfile.mkdtemp(prefix="pr", dir=_short_folder()))
+                ray.init(
+                    address="local", num_cpus=cluster.num_cpus, include_dashboard=False, _temp_dir=str(folder), **quiet
+                )
+    except (OSError, RuntimeError, ValueError) as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        where = f"at {address}" if address else "on this machine"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"no Ray {where}: {first}; see cluster.address (null starts a local one)") from error
+    _quieten(cluster.verbose)
+    return folder
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError if nobody listens at 'host:port', about which Ray itself would think for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Hold back what native code writes to standard error; show it if the block fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _short_folder() -> str:
+    """A temporary folder whose path leaves room for Ray's sockets (107 characters in all)."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= 30 or not Path("/tmp").is_dir() else "/tmp"
+
+
+def _quieten(verbose: bool) -> None:
+    context = data_context()
+    context.enable_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
+def data_context() -> Any:
+    """Ray Data's settings of this process."""
+    import ray.data
+
+    with warnings.catch_warnings():
+        # When first made it warns of a setting of its own that nobody used.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ray.data.DataContext.get_current()
+
+
+def resources() -> Resources:
+    """What the cluster has. Needs a session."""
+    import ray
+
+    found = ray.cluster_resources()
+    return Resources(cpus=found.get("CPU", 0.0), gpus=found.get("GPU", 0.0))
+
+
+def use_gpu(setting: Literal["auto", "yes", "no"]) -> bool:
+    """Whether networks run on GPUs. Needs a session.
+
+    Raises:
+        UserError: 'yes', and Ray has none.
+    """
+    if setting == "no":
+        return False
+    found = resources().gpus >= 1
+    if setting == "yes" and not found:
+        raise UserError("cluster.gpu=yes but Ray has no GPU; set cluster.gpu=auto or look at `ray status`")
+    return found

@@ -1,0 +1,59 @@
+"""Per-image confusion counts, kept sparse, and the scores of a set made from their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pmm_ray.cluster.worker import Row
+from pmm_ray.data.dataset import Photos, Truth
+from pmm_ray.errors import UserError
+from pmm_ray.metrics import confusion, scores
+
+SPARSE = (("truth", pa.list_(pa.uint8())), ("predicted", pa.list_(pa.uint8())), ("pixels", pa.list_(pa.int64())))
+"""Columns that hold the cells of `metrics.confusion` that are not 0. `predicted` = C + 1 stands for undecided (255)."""
+
+
+def cells(pred: NDArray[np.uint8], truth: NDArray[np.uint8], *, num_classes: int) -> dict[str, list[int]]:
+    """The confusion counts of one image as the columns of `SPARSE`."""
+    matrix = confusion(pred, truth, num_classes=num_classes)
+    rows, columns = np.nonzero(matrix)
+    return {"truth": rows.tolist(), "predicted": columns.tolist(), "pixels": matrix[rows, columns].tolist()}
+
+
+def total(rows: Iterable[Row], *, num_classes: int) -> NDArray[np.int64]:
+    """(C + 1, C + 2): the sum of the counts of many rows, with `num_classes` = C + 1; rows that failed hold none."""
+    matrix = np.zeros((num_classes, num_classes + 1), np.int64)
+    for row in rows:
+        if row["pixels"]:
+            np.add.at(matrix, (row["truth"], row["predicted"]), row["pixels"])
+    return matrix
+
+
+def set_scores(matrix: NDArray[np.int64], rows: Sequence[Row], photos: Photos, *, min_images: int) -> dict[str, Any]:
+    """`metrics.scores` of a set. How many images have a class is told by their labels, or without any by the truth."""
+    names = photos.classes.names
+    counts = np.zeros(len(names), np.int64)
+    if any(photo.labels for photo in photos.photos):
+        held: Iterable[Iterable[int]] = (photo.labels for photo in photos.photos)
+    else:
+        held = (set(row["truth"] or ()) for row in rows)
+    for labels in held:
+        counts[list(labels)] += 1
+    return scores(matrix, names, counts.tolist(), min_images=min_images)
+
+
+def with_truth(photos: Photos, truth: Truth) -> list[tuple[str, str]]:
+    """(name, ground-truth file) of the photos that have one.
+
+    Raises:
+        UserError: none has.
+    """
+    found = [(photo.name, truth.masks[photo.name]) for photo in photos.photos if photo.name in truth.masks]
+    if not found:
+        raise UserError(f"none of the {len(photos)} images has ground truth in {truth.protocol}; see data.masks")
+    return found

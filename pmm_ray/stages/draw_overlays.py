@@ -1,0 +1,107 @@
+"""Overlay sheets of a few images: what the CAM saw, what the mask became, what is true."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+from PIL import Image
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.data.cams import cam_index, full_size, read_cam
+from pmm_ray.data.dataset import Photo, Photos, Truth
+from pmm_ray.data.images import image_size, read_image, read_label
+from pmm_ray.errors import UserError
+from pmm_ray.files import atomic_path
+from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, overlay_sheet
+from pmm_ray.stages.mask_files import mask_paths
+from pmm_ray.stages.stage import Context, Facts
+
+_T = TypeVar("_T")
+
+
+def draw_overlays(
+    *,
+    photos: Photos,
+    cams: Artefact | None,
+    masks: Artefact,
+    folder: str,
+    truth: Truth | None,
+    count: int,
+    context: Context,
+) -> Facts:
+    """Draw `count` images, evenly spaced over those that have a mask, so that reruns show the same ones.
+
+    Writes overlays/<name>.png for each and all of them as overlays/contact.png, and logs them. An image that cannot be
+    drawn is listed in the facts and stops nothing.
+
+    Args:
+        photos: the images that may be drawn.
+        cams: artefact with their CAMs, or None for no CAM panel.
+        masks: artefact with their masks in `folder`.
+        folder: 'masks' or 'raw'.
+        truth: ground truth, or None for no such panel.
+        count: how many images.
+        context: where to write and log.
+
+    Returns:
+        {"pictures": names drawn, "failed": [[name, why], ...]}.
+    """
+    of_mask = mask_paths(masks, folder)
+    of_cam = {} if cams is None else cam_index(cams.path / "cams")
+    chosen = evenly_spaced([photo for photo in photos.photos if photo.name in of_mask], count)
+    aspect = common_aspect(sizes.values()) if (sizes := _sizes(chosen)) else None
+    drawn: list[str] = []
+    failed: list[list[str]] = []
+    sheets: list[Picture] = []
+    for photo in chosen:
+        place = of_cam.get(photo.name)
+        true = None if truth is None else truth.masks.get(photo.name)
+        try:
+            cam = None if place is None else read_cam(*place)
+            sheet = overlay_sheet(
+                read_image(photo.image),
+                classes=photos.classes,
+                cam=None if cam is None else full_size(cam),
+                class_ids=photo.labels if cam is None else cam.class_ids,
+                mask=read_label(of_mask[photo.name]),
+                truth=None if true is None else read_label(true),
+                aspect=aspect,
+                caption=photo.name,
+            )
+        except (UserError, ValueError, OSError) as error:
+            failed.append([photo.name, str(error)])
+            continue
+        drawn.append(photo.name)
+        sheets.append(sheet)
+        _write(sheet, _file_name(photo.name), context)
+    if sheets:
+        _write(contact_sheet(sheets), "contact.png", context)
+    return {"pictures": drawn, "failed": failed}
+
+
+def _sizes(photos: Sequence[Photo]) -> dict[str, tuple[int, int]]:
+    """Sizes (H, W) of the images that can be opened."""
+    found = {}
+    for photo in photos:
+        with contextlib.suppress(UserError, ValueError, OSError):
+            found[photo.name] = image_size(photo.image)
+    return found
+
+
+def evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:
+    """The middles of `count` equal stretches of the list; all of a shorter list."""
+    count = min(count, len(items))
+    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
+
+
+def _file_name(name: str) -> str:
+    return f"{name}.png" if name != "contact" else "contact (photo).png"
+
+
+def _write(sheet: Picture, name: str, context: Context) -> None:
+    path = context.out / "overlays" / name
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="png", optimize=True)
+    context.log.picture(path, f"overlays/{name}")

@@ -1,0 +1,98 @@
+"""CAMs against ground truth: the curve of mIoU over thresholds, and its best point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.cluster.journal import OK
+from pmm_ray.cluster.rows import failures, map_rows
+from pmm_ray.cluster.worker import Row, one_by_one
+from pmm_ray.data.cams import full_size, read_cam
+from pmm_ray.data.dataset import Photos, Truth
+from pmm_ray.data.images import check_same_size, read_label
+from pmm_ray.errors import UserError
+from pmm_ray.masks.cam import threshold_mask
+from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
+from pmm_ray.stages.stage import Context, Facts
+
+_FACTS = pa.schema([(name, pa.list_(kind)) for name, kind in SPARSE])
+
+
+def evaluate_cams(
+    *,
+    photos: Photos,
+    cams: Artefact,
+    truth: Truth,
+    thresholds: Sequence[float],
+    min_images: int,
+    context: Context,
+) -> Facts:
+    """Score argmax over [threshold, cam] at each threshold; figures are given at the best one.
+
+    The best threshold is chosen on the ground truth it is scored on, as papers do, and the protocol says so. An image
+    without a CAM is left out, counted and listed. `rows.parquet` has each image's confusion counts per threshold.
+
+    Raises:
+        UserError: no photo has ground truth, or none a CAM.
+    """
+    places = dict(zip((photo.name for photo in photos.photos), cam_places(cams, photos), strict=True))
+    rows = [
+        {"name": name, "truth": true, "cam": place.file, "row": place.row, "missing": place.missing}
+        for name, true in with_truth(photos, truth)
+        for place in [places[name]]
+    ]
+    table = map_rows(
+        partial(one_by_one, partial(_compare, thresholds=tuple(thresholds), num_classes=len(photos.classes))),
+        rows,
+        facts=_FACTS,
+        folder=context.out,
+        workers=context.cluster.mask_workers,
+        cpus=1,
+        gpus=0,
+        batch_size=max(16, context.cluster.batch_size),
+        attempts=context.cluster.attempts,
+        title=context.title,
+    )
+    failed = failures(table, title=context.title)
+    found = [row for row in table.to_pylist() if row["status"] == OK]
+    curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]
+    best = max(range(len(thresholds)), key=lambda k: curve[k]["miou"] or 0.0)
+    return {
+        **curve[best],
+        "curve": {f"{threshold:g}": figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)},
+        "best_threshold": thresholds[best],
+        "images": len(found),
+        "without_truth": len(photos) - len(rows),
+        "failed": failed,
+        "min_images": min_images,
+        "protocol": f"CAMs of the photos' own labels, {truth.protocol}, no CRF, 255 left out, "
+        "threshold chosen on this ground truth",
+    }
+
+
+def _compare(row: Row, *, thresholds: Sequence[float], num_classes: int) -> dict[str, Any]:
+    """The confusion counts of one image: for each column of `SPARSE` a list of one list per threshold."""
+    if row["missing"]:
+        raise UserError(row["missing"])
+    stored, truth = read_cam(Path(row["cam"]), row["row"]), read_label(row["truth"])
+    check_same_size(truth, (stored.height, stored.width), path=row["truth"])
+    cam = full_size(stored)
+    found = [
+        cells(threshold_mask(cam, stored.class_ids, threshold=threshold), truth, num_classes=num_classes)
+        for threshold in thresholds
+    ]
+    return {name: [each[name] for each in found] for name, _ in SPARSE}
+
+
+def _at(rows: list[Row], k: int, photos: Photos, min_images: int) -> dict[str, Any]:
+    """The scores of the set at threshold number k."""
+    counts = [{name: row[name][k] for name, _ in SPARSE} for row in rows]
+    matrix = total(counts, num_classes=len(photos.classes))
+    return set_scores(matrix, counts, photos, min_images=min_images)

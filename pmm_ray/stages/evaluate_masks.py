@@ -1,0 +1,93 @@
+"""Masks against ground truth: mIoU, per-class IoU, accuracy, and each image's confusion counts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.cluster.journal import OK, ROWS_FILE, write_table
+from pmm_ray.cluster.rows import failures, map_rows
+from pmm_ray.cluster.worker import Row, one_by_one
+from pmm_ray.data.dataset import Photos, Truth
+from pmm_ray.data.images import check_same_size, read_label
+from pmm_ray.errors import UserError
+from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
+from pmm_ray.stages.mask_files import mask_errors, mask_paths
+from pmm_ray.stages.stage import Context, Facts
+
+SCORES_FILE = "scores.parquet"
+
+
+def evaluate_masks(
+    *,
+    photos: Photos,
+    masks: Artefact,
+    folder: str,
+    truth: Truth,
+    min_images: int,
+    protocol: str,
+    context: Context,
+) -> Facts:
+    """Score the masks below `folder` ('masks' or 'raw') of the photos that have ground truth.
+
+    An image without a mask is left out of the score, counted and listed. `scores.parquet` has one row for each scored
+    image: the mask's facts and its confusion counts.
+
+    Raises:
+        UserError: no photo has ground truth, or none a mask.
+    """
+    paths, errors = mask_paths(masks, folder), mask_errors(masks)
+    rows = []
+    for name, true in with_truth(photos, truth):
+        path = paths.get(name)
+        missing = None if path else f"it has no mask: {errors.get(name, 'the masks were made from another list')}"
+        rows.append({"name": name, "mask": path and str(path.resolve()), "truth": true, "missing": missing})
+    table = map_rows(
+        partial(one_by_one, partial(_compare, num_classes=len(photos.classes))),
+        rows,
+        facts=pa.schema(SPARSE),
+        folder=context.out,
+        workers=context.cluster.mask_workers,
+        cpus=1,
+        gpus=0,
+        batch_size=max(32, context.cluster.batch_size),
+        attempts=context.cluster.attempts,
+        title=context.title,
+    )
+    failed = failures(table, title=context.title)
+    scored = table.filter(pc.equal(table["status"], OK))
+    write_table(_joined(scored, masks), context.out / SCORES_FILE)
+    found = scored.to_pylist()
+    matrix = total(found, num_classes=len(photos.classes))
+    return {
+        **set_scores(matrix, found, photos, min_images=min_images),
+        "images": len(found),
+        "without_truth": len(photos) - len(rows),
+        "failed": failed,
+        "min_images": min_images,
+        "protocol": protocol,
+    }
+
+
+def _compare(row: Row, *, num_classes: int) -> dict[str, Any]:
+    if row["missing"]:
+        raise UserError(row["missing"])
+    mask, truth = read_label(Path(row["mask"])), read_label(row["truth"])
+    check_same_size(truth, mask.shape, path=row["truth"])
+    return cells(mask, truth, num_classes=num_classes)
+
+
+def _joined(scored: pa.Table, masks: Artefact) -> pa.Table:
+    """The masks' facts beside the confusion counts, in the order of `scored`."""
+    facts = pq.read_table(masks.path / ROWS_FILE)
+    place = {name: row for row, name in enumerate(facts["name"].to_pylist())}
+    table = facts.take(pa.array([place[name] for name in scored["name"].to_pylist()], pa.int64()))
+    for name, _ in SPARSE:
+        table = table.append_column(name, scored[name])
+    return table

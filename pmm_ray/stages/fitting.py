@@ -1,0 +1,154 @@
+"""What the two training stages share: settings to plans, a team to train on, and the model artefact."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pmm_ray import checkpoints
+from pmm_ray.checkpoints import Record
+from pmm_ray.cluster.fit import fit, room
+from pmm_ray.config import NetConfig, TrainConfig
+from pmm_ray.data.transforms import Augment
+from pmm_ray.nets.build import save_model
+from pmm_ray.nets.inputs import Colour, normalisation
+from pmm_ray.progress import progress
+from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.training import Plan
+
+MODEL = "model.pt"
+
+
+def fit_model(
+    work: Callable[..., None], settings: Mapping[str, Any], *, train: TrainConfig, context: Context
+) -> Facts:
+    """Run `work` on a team until `model.pt` is in the stage's folder, and return the facts written with it.
+
+    `work` is also given `out`, `plan` and `log`. A model that an interrupted attempt had finished is taken as it is.
+    """
+    model = context.out / MODEL
+    if not model.is_file():
+        with _shown(context.title, context.out, train.epochs):
+            plan = _plan(train, seed=context.seed, amp=context.cluster.amp)
+            place = room(context.cluster)
+            fit(
+                work,
+                {**settings, "out": context.out.absolute(), "plan": plan, "log": context.log},
+                workers=place.workers,
+                use_gpu=place.gpu,
+                cpus_per_worker=place.cpus,
+                max_failures=context.cluster.max_failures,
+                scratch=context.out / "ray",
+            )
+    checkpoints.discard(context.out)
+    return torch.load(model, map_location="cpu", weights_only=True)["facts"]
+
+
+def network(net: NetConfig) -> dict[str, Any]:
+    """The builder's arguments but `weights`, of plain types, as they go into the model file."""
+    return {
+        "backbone": net.backbone,
+        "options": dict(net.options),
+        "output_stride": net.output_stride,
+        "batch_norm": net.batch_norm,
+    }
+
+
+def inputs(net: NetConfig) -> tuple[Colour, Colour]:
+    """Mean and std of the network's input, RGB in [0, 1]."""
+    return normalisation(backbone=net.backbone, mean=net.mean, std=net.std)
+
+
+def augmentation(train: TrainConfig, *, mean: Colour) -> Augment:
+    """The augmentation that the settings ask for; crops beyond the image show the mean colour."""
+    red, green, blue = (round(255 * value) for value in mean)
+    return Augment(
+        crop=train.crop, resize=train.resize, flip=train.flip, jitter=train.jitter, fill=(red, green, blue)
+    )
+
+
+def reporter(log: Any) -> Callable[[Mapping[str, float]], None]:
+    """Hand an epoch's figures to the run's log, the epoch as their step."""
+
+    def report(figures: Mapping[str, float]) -> None:
+        log.metrics({name: value for name, value in figures.items() if name != "epoch"}, step=int(figures["epoch"]))
+
+    return report
+
+
+def write_model(
+    path: Path,
+    module: nn.Module,
+    *,
+    kind: str,
+    net: Mapping[str, Any],
+    mean: Colour,
+    std: Colour,
+    classes: Sequence[str],
+    facts: Facts,
+) -> None:
+    """Write the model artefact: the network, how to rebuild and feed it, the names of ids 0..C, and the facts."""
+    info = {"mean": mean, "std": std, "classes": list(classes), "facts": facts}
+    save_model(path, kind=kind, module=module, net=net, info=info)
+
+
+def facts_of(record: Record, *, images: int, module: nn.Module) -> Facts:
+    """What a training reports of itself. `failed` lists images that could not be used, with the reason."""
+    return {
+        "images": images,
+        "epochs": len(record.history),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "seconds_of_epochs": round(sum(figures["seconds"] for figures in record.history), 1),
+        "failed": sorted([name, why] for name, why in record.problems.items()),
+        "loss": record.history[-1]["loss"],
+    }
+
+
+def _plan(train: TrainConfig, *, seed: int, amp: bool) -> Plan:
+    return Plan(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        optimizer=train.optimizer,
+        lr=train.lr,
+        head_lr_factor=train.head_lr_factor,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+        poly_power=train.poly_power,
+        warmup=train.warmup,
+        checkpoint_every=train.checkpoint_every,
+        loader_workers=train.loader_workers,
+        amp=amp,
+        seed=seed,
+    )
+
+
+@contextmanager
+def _shown(title: str, out: Path, epochs: int) -> Iterator[None]:
+    """Show the epochs as rank 0 writes them to `metrics.jsonl`, wherever it runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        shown = 0
+        with progress(title, epochs) as bar:
+            while True:
+                last = ended.wait(0.5)
+                history = list(checkpoints.read_history(out))
+                if len(history) > shown:
+                    bar.advance(len(history) - shown, note=f"loss {history[-1]['loss']:.4f}")
+                    shown = len(history)
+                if last:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,115 @@
+"""A CAM classifier -> CAMs of the photos: multi-scale or multi-crop, kept for the image-level labels only."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.cluster.rows import failures, map_rows
+from pmm_ray.cluster.worker import Row, failed, succeeded
+from pmm_ray.config import CamInferConfig
+from pmm_ray.data.cams import Cam
+from pmm_ray.data.dataset import Photos
+from pmm_ray.masks.cam import normalise
+from pmm_ray.stages.cam_files import CAM_FACTS, remove_strays, write_shard
+from pmm_ray.stages.network import Actors, NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.stage import Context, Facts
+
+if TYPE_CHECKING:
+    from pmm_ray.inference import View
+
+
+def infer_cams(*, photos: Photos, model: Artefact, infer: CamInferConfig, context: Context) -> Facts:
+    """Write the CAM of every photo at image size / `infer.stride`, float16, normalised before it is rounded.
+
+    Raises:
+        UserError: no image got a CAM.
+    """
+    actors = network_actors(context.cluster)
+    rows = photo_rows(photos)
+    file, out = model.path.resolve() / "model.pt", context.out.resolve()
+    table = map_rows(
+        partial(_CamWorker, model=file, actors=actors, infer=infer, out=out),
+        rows,
+        facts=CAM_FACTS,
+        folder=context.out,
+        workers=actors.workers,
+        cpus=actors.cpus,
+        gpus=actors.gpus,
+        # An image and its mirror image share a batch with those of its size.
+        batch_size=max(context.cluster.batch_size, infer.batch_size // 2),
+        attempts=context.cluster.attempts,
+        title=context.title,
+        key=_size,
+    )
+    remove_strays(context.out, table)
+    wrong = failures(table, title=context.title)
+    return {"images": len(rows) - len(wrong), "failed": wrong}
+
+
+def _size(row: Row) -> tuple[int, int]:
+    return row["size"]
+
+
+class _CamWorker(NetworkWorker):
+    def __init__(self, *, model: Path, actors: Actors, infer: CamInferConfig, out: Path):
+        super().__init__(model=model, actors=actors)
+        self._infer, self._out = infer, out
+
+    def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
+        results: list[Row] = []
+        cams: list[Cam] = []
+        for row, image, found in zip(rows, images, self._activations(rows, images), strict=True):
+            if not np.isfinite(found).all():
+                results.append(failed(row, "the network's activation is not finite: lower cam.train.lr"))
+                continue
+            height, width = image.shape[:2]
+            cam = Cam(row["name"], tuple(row["labels"]), normalise(found).astype(np.float16), height, width)
+            facts = {"row": len(cams), "classes": cam.class_ids, "height": height, "width": width}
+            results.append(succeeded(row, facts | {"peak": found.max(axis=(1, 2), initial=0).tolist()}))
+            cams.append(cam)
+        if cams:
+            shard = write_shard(self._out, cams)
+            results = [result | {"shard": shard} if "row" in result else result for result in results]
+        return results
+
+    def _activations(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """(K, h, w) averaged activations of each image's labels, not normalised."""
+        import torch
+
+        from pmm_ray.inference import average
+
+        infer = self._infer
+        maps = average(
+            self.module.cam,
+            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
+            [view for k, image in enumerate(images) for view in self._views(k, image)],
+            channels=[[label - 1 for label in row["labels"]] for row in rows],
+            targets=[(-(-image.shape[0] // infer.stride), -(-image.shape[1] // infer.stride)) for image in images],
+            mean=self.info["mean"],
+            std=self.info["std"],
+            batch_size=infer.batch_size,
+            device=self.device,
+        )
+        return [found.cpu().numpy() for found in maps]
+
+    def _views(self, k: int, image: NDArray[np.uint8]) -> list[View]:
+        from pmm_ray.inference import crop_views, whole_views
+
+        infer, size = self._infer, (image.shape[0], image.shape[1])
+        if infer.mode == "multi_scale":
+            return whole_views(k, size, scales=infer.scales, flip=infer.flip, short_side=infer.short_side)
+        return crop_views(
+            k,
+            size,
+            scales=infer.scales,
+            flip=infer.flip,
+            short_side=infer.short_side,
+            window=infer.window,
+            stride=infer.window_stride,
+        )

@@ -1,0 +1,103 @@
+"""CAMs -> pseudo-masks: CVS and PPG, the CRF baseline, or a plain threshold."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.cluster.rows import failures, map_rows
+from pmm_ray.cluster.worker import Row, one_by_one
+from pmm_ray.config import MasksConfig
+from pmm_ray.data.cams import full_size, read_cam
+from pmm_ray.data.dataset import Photos
+from pmm_ray.data.images import read_image, write_label
+from pmm_ray.errors import UserError
+from pmm_ray.masks.baseline import baseline_mask
+from pmm_ray.masks.cam import threshold_mask
+from pmm_ray.masks.crf import crf_params
+from pmm_ray.masks.cvs import coefficient_of_variation, smooth
+from pmm_ray.masks.ppg import proportional_pseudo_mask
+from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
+from pmm_ray.stages.stage import Context, Facts
+
+Palette = tuple[tuple[int, int, int], ...]
+
+
+def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: Context) -> Facts:
+    """Make one palette PNG for each photo that has a CAM, on CPU actors, image by image.
+
+    Raises:
+        UserError: no image got a mask.
+    """
+    places = cam_places(cams, photos)
+    rows = [
+        {"name": photo.name, "image": photo.image, "cam": place.file, "row": place.row, "missing": place.missing}
+        for photo, place in zip(photos.photos, places, strict=True)
+    ]
+    make = partial(_make, masks=masks, out=context.out.resolve(), palette=photos.classes.palette)
+    table = map_rows(
+        partial(one_by_one, make),
+        rows,
+        facts=MASK_FACTS,
+        folder=context.out,
+        workers=context.cluster.mask_workers,
+        cpus=1,
+        gpus=0,
+        batch_size=context.cluster.batch_size,
+        attempts=context.cluster.attempts,
+        title=context.title,
+    )
+    failed = failures(table, title=context.title)
+    return {"images": len(rows) - len(failed), "failed": failed, "area": area_shares(table, photos)}
+
+
+def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[str, Any]:
+    """Make and write the mask of one image; its facts."""
+    start = time.monotonic()
+    if row["missing"]:
+        raise UserError(row["missing"])
+    image, stored = read_image(row["image"]), read_cam(Path(row["cam"]), row["row"])
+    if image.shape[:2] != (stored.height, stored.width):
+        raise UserError(
+            f"{row['image']}: the image is {image.shape[1]} x {image.shape[0]} pixels, its CAM was made for "
+            f"{stored.width} x {stored.height}; make the CAMs again"
+        )
+    cam = full_size(stored)
+    mask = pseudo_mask(image, cam, stored.class_ids, masks=masks)
+    write_label(mask_file(out, MASKS, row["name"]), mask, palette)
+    cv = coefficient_of_variation(cam, t=masks.t)
+    seconds = time.monotonic() - start
+    return {**mask_facts(mask, stored.class_ids), "cv": cv.tolist(), "seconds": seconds}
+
+
+def pseudo_mask(
+    image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
+) -> NDArray[np.uint8]:
+    """The mask (H, W) uint8 that the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
+    crf = crf_params(**masks.crf.model_dump())
+    if masks.maker == "ppg":
+        return proportional_pseudo_mask(
+            image,
+            cam,
+            class_ids,
+            s=masks.s,
+            t=masks.t,
+            alpha=masks.alpha,
+            gate=masks.gate,
+            cvs=masks.cvs,
+            proportion=masks.proportion,
+            eps=masks.eps,
+            tie=masks.tie,
+            crf=crf,
+        )
+    x = smooth(cam, s=masks.s, t=masks.t, gate=masks.gate) if masks.cvs else cam
+    if masks.maker == "baseline":
+        return baseline_mask(image, x, class_ids, alpha=masks.alpha, crf=crf)
+    return threshold_mask(x, class_ids, threshold=masks.threshold)

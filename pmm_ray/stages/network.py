@@ -1,0 +1,107 @@
+"""What the stages that run a network share: how many actors, and reading images and the model in one."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmm_ray.cluster.session import resources, use_gpu
+from pmm_ray.cluster.worker import Row, failed
+from pmm_ray.config import ClusterConfig
+from pmm_ray.data.dataset import Photos
+from pmm_ray.data.images import image_size, read_image
+
+
+@dataclass(frozen=True)
+class Actors:
+    """How many actors, and what each takes."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+def network_actors(cluster: ClusterConfig, *, per_gpu: int = 1) -> Actors:
+    """One actor per CPU, or `per_gpu` on each GPU, unless `cluster.infer_workers` says otherwise.
+
+    More actors than GPUs share them evenly: then work on the CPU (decoding, the CRF) keeps no GPU waiting.
+    """
+    have = resources()
+    if use_gpu(cluster.gpu):
+        workers = cluster.infer_workers or max(1, int(min(have.gpus * per_gpu, have.cpus)))
+        return Actors(workers, 1, 1 / math.ceil(workers / have.gpus))
+    workers = min(cluster.infer_workers or int(have.cpus), int(have.cpus))
+    return Actors(max(1, workers), max(1, int(have.cpus / max(1, workers))), 0)
+
+
+def photo_rows(photos: Photos) -> list[Row]:
+    """One row for each photo; `size` (0, 0) where it cannot be read, which the actor will report."""
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(_size, (photo.image for photo in photos.photos)))
+    return [
+        {"name": photo.name, "image": photo.image, "labels": photo.labels, "size": size}
+        for photo, size in zip(photos.photos, sizes, strict=True)
+    ]
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        return image_size(path)
+    except Exception:
+        return 0, 0
+
+
+class NetworkWorker:
+    """Lives in an actor: the network, loaded once, and the loop over batches. A stage says what one batch gives."""
+
+    def __init__(self, *, model: Path, actors: Actors):
+        import torch
+
+        from pmm_ray.nets.build import load_model
+
+        if not actors.gpus:
+            torch.set_num_threads(int(actors.cpus))
+        self.device = torch.device("cuda" if actors.gpus else "cpu")
+        module, self.info = load_model(model)
+        self.module: Any = module.to(self.device)
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        """Results for all rows; those whose image cannot be read have failed, the others go through the network."""
+        with ThreadPoolExecutor(4) as pool:
+            images = list(pool.map(_attempt(read_image), (row["image"] for row in rows)))
+        good = [k for k, image in enumerate(images) if not isinstance(image, Exception)]
+        worked = iter(self._guarded([rows[k] for k in good], [images[k] for k in good]) if good else [])
+        return [next(worked) if k in good else failed(row, images[k]) for k, row in enumerate(rows)]
+
+    def _guarded(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
+        import torch
+
+        try:
+            return self.work(rows, images)
+        except torch.AcceleratorError as error:
+            # After such an error a GPU answers this process nothing more; another process tries the rows again.
+            print(f"the GPU failed, its worker ends: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
+        """Results of rows whose images (H, W, 3) uint8 RGB are given."""
+        raise NotImplementedError
+
+
+def _attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def tried(argument: Any) -> Any:
+        try:
+            return function(argument)
+        except Exception as error:
+            return error
+
+    return tried

@@ -1,0 +1,143 @@
+"""A segmentation network -> masks of photos: averaged softmax, label filter, dense CRF."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.cluster.rows import failures, map_rows
+from pmm_ray.cluster.worker import Row, failed, succeeded
+from pmm_ray.config import CrfConfig, PredictConfig
+from pmm_ray.data.dataset import Photos
+from pmm_ray.data.images import write_label
+from pmm_ray.masks.crf import CrfParams, DenseCRF, crf_params
+from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, RAW, area_shares, mask_facts, mask_file
+from pmm_ray.stages.network import Actors, NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.stage import Context, Facts
+
+_ACTORS_PER_GPU_WITH_CRF = 4
+
+
+def predict_masks(
+    *,
+    photos: Photos,
+    model: Artefact,
+    predict: PredictConfig,
+    label_filter: bool,
+    crf: CrfConfig | None,
+    context: Context,
+) -> Facts:
+    """Write each photo's prediction below `raw/`, and below `masks/` after the CRF (without one: the same again).
+
+    With `label_filter` only the background and the classes of the image-level labels are kept and their probabilities
+    made to sum to 1 before anything else.
+
+    Raises:
+        UserError: no image got a mask.
+    """
+    actors = network_actors(context.cluster, per_gpu=1 if crf is None else _ACTORS_PER_GPU_WITH_CRF)
+    rows = photo_rows(photos)
+    worker = partial(
+        _Predictor,
+        model=model.path.resolve() / "model.pt",
+        actors=actors,
+        predict=predict,
+        label_filter=label_filter,
+        crf=None if crf is None else crf_params(**crf.model_dump()),
+        out=context.out.resolve(),
+        palette=photos.classes.palette,
+    )
+    table = map_rows(
+        worker,
+        rows,
+        facts=MASK_FACTS,
+        folder=context.out,
+        workers=actors.workers,
+        cpus=actors.cpus,
+        gpus=actors.gpus,
+        batch_size=context.cluster.batch_size,
+        attempts=context.cluster.attempts,
+        title=context.title,
+        key=_size,
+    )
+    wrong = failures(table, title=context.title)
+    return {"images": len(rows) - len(wrong), "failed": wrong, "area": area_shares(table, photos)}
+
+
+def _size(row: Row) -> tuple[int, int]:
+    return row["size"]
+
+
+class _Predictor(NetworkWorker):
+    def __init__(
+        self,
+        *,
+        model: Path,
+        actors: Actors,
+        predict: PredictConfig,
+        label_filter: bool,
+        crf: CrfParams | None,
+        out: Path,
+        palette: tuple[tuple[int, int, int], ...],
+    ):
+        super().__init__(model=model, actors=actors)
+        self._predict, self._label_filter, self._crf = predict, label_filter, crf
+        self._out, self._palette = out, palette
+
+    def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
+        start = time.monotonic()
+        found = self._probabilities(rows, images)
+        shared = (time.monotonic() - start) / len(rows)
+        results = []
+        for row, image, probabilities in zip(rows, images, found, strict=True):
+            begun = time.monotonic()
+            try:
+                facts = self._write(row, image, probabilities)
+            except Exception as error:
+                results.append(failed(row, error))
+                continue
+            results.append(succeeded(row, facts | {"seconds": shared + time.monotonic() - begun}))
+        return results
+
+    def _kept(self, row: Row) -> list[int] | None:
+        """Ids that the prediction may hold; None: all."""
+        return [0, *row["labels"]] if self._label_filter else None
+
+    def _probabilities(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """(L, H, W) softmax averaged over scales and mirror images, of the ids in `_kept`."""
+        import torch
+
+        from pmm_ray.inference import average, whole_views
+
+        views = partial(whole_views, scales=self._predict.scales, flip=self._predict.flip)
+        maps = average(
+            lambda batch: self.module(batch)["main"].softmax(dim=1),
+            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
+            [view for k, image in enumerate(images) for view in views(k, image.shape[:2])],
+            channels=[self._kept(row) for row in rows],
+            targets=[image.shape[:2] for image in images],
+            mean=self.info["mean"],
+            std=self.info["std"],
+            batch_size=self._predict.batch_size,
+            device=self.device,
+        )
+        return [found.cpu().numpy() for found in maps]
+
+    def _write(self, row: Row, image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, Any]:
+        if not np.isfinite(probabilities).all():
+            raise ValueError("the network's prediction is not finite: lower seg.train.lr")
+        kept = self._kept(row)
+        ids = np.arange(len(probabilities), dtype=np.uint8) if kept is None else np.array(kept, np.uint8)
+        probabilities = probabilities / np.maximum(probabilities.sum(axis=0), np.finfo(np.float32).tiny)
+        mask = ids[probabilities.argmax(axis=0)]
+        write_label(mask_file(self._out, RAW, row["name"]), mask, self._palette)
+        if self._crf is not None:
+            mask = ids[DenseCRF(image, params=self._crf).multilabel(probabilities).argmax(axis=0)]
+        write_label(mask_file(self._out, MASKS, row["name"]), mask, self._palette)
+        return mask_facts(mask, kept)

@@ -1,0 +1,123 @@
+"""Stage: image-level labels -> CAM classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.config import CamTrainConfig, NetConfig
+from pmm_ray.data.dataset import Photos
+from pmm_ray.data.loading import Examples, WithLabels
+from pmm_ray.losses.classification import multilabel_soft_margin
+from pmm_ray.losses.equivariance import class_scores, cross_regularisation, equivariance_regularisation
+from pmm_ray.nets.build import build_classifier
+from pmm_ray.nets.classifier import Classifier
+from pmm_ray.nets.inputs import Colour, normalise
+from pmm_ray.stages import fitting
+from pmm_ray.stages.mask_files import mask_paths
+from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.teams import Team, global_mean
+from pmm_ray.training import Objective, Plan
+from pmm_ray.training import train as train_plan
+
+
+def train_cam(
+    *, photos: Photos, rough_masks: Artefact | None, net: NetConfig, train: CamTrainConfig, context: Context
+) -> Facts:
+    """Train the classifier; with `train.multi_crop` on crops whose labels `rough_masks` confirms."""
+    masks = mask_paths(rough_masks) if rough_masks is not None and train.multi_crop else {}
+    settings = {"photos": photos, "rough_masks": masks, "net": net, "train": train}
+    return fitting.fit_model(_work, settings, train=train, context=context)
+
+
+def _work(
+    team: Team,
+    *,
+    photos: Photos,
+    rough_masks: Mapping[str, Path],
+    net: NetConfig,
+    train: CamTrainConfig,
+    out: Path,
+    plan: Plan,
+    log: Any,
+) -> None:
+    """The work of one member of the team."""
+    torch.manual_seed(plan.seed)
+    mean, std = fitting.inputs(net)
+    num_classes = len(photos.classes) - 1
+    shape = {**fitting.network(net), "num_classes": num_classes, "correlation": train.equivariance > 0}
+    classifier = build_classifier(weights=net.weights, **shape)
+    augment = fitting.augmentation(train, mean=mean)
+    make = WithLabels(augment, num_classes, rough_masks=rough_masks, share=train.multi_crop_share)
+    examples = Examples(photos.photos, make, seed=plan.seed)
+    objective = CamObjective(
+        classifier, mean=mean, std=std, team=team, equivariance=train.equivariance, scale=train.equivariance_scale
+    )
+    record = train_plan(objective, examples, plan=plan, team=team, out=out, report=fitting.reporter(log))
+    if team.rank == 0:
+        facts = fitting.facts_of(record, images=len(examples), module=classifier)
+        fitting.write_model(
+            out / fitting.MODEL,
+            classifier,
+            kind="classifier",
+            net=shape,
+            mean=mean,
+            std=std,
+            classes=photos.classes.names,
+            facts=facts,
+        )
+
+
+class CamObjective(Objective):
+    """Multi-label soft margin loss; with `equivariance` > 0 that of two views, and `equivariance` x (ER + ECR) of SEAM.
+
+    The second view is the image resized by `scale`. All means are over the global batch.
+    """
+
+    def __init__(
+        self, net: Classifier, *, mean: Colour, std: Colour, team: Team, equivariance: float = 0.0, scale: float = 0.3
+    ):
+        super().__init__()
+        self.net = net
+        self._mean, self._std, self._team = mean, std, team
+        self._equivariance, self._scale = equivariance, scale
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Images (N, 3, H, W) uint8 and labels (N, C) to loss and figures."""
+        inputs = normalise(images, mean=self._mean, std=self._std)
+        if not self._equivariance:
+            return {"loss": self._mean_of(multilabel_soft_margin(self.net(inputs), labels))}
+        return self._of_two_views(inputs, labels)
+
+    def _of_two_views(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        small = F.interpolate(inputs, scale_factor=self._scale, mode="bilinear", align_corners=False, antialias=True)
+        maps, refined = self.net.maps_and_refined(inputs, labels)
+        maps_of_small, refined_of_small = self.net.maps_and_refined(small, labels)
+        size = maps_of_small.shape[-2:]
+        scores, scores_of_small = _resized(class_scores(maps, labels), size), class_scores(maps_of_small, labels)
+        first, second = (multilabel_soft_margin(view.mean(dim=(2, 3)), labels) for view in (maps, maps_of_small))
+        classification = self._mean_of((first + second) / 2)
+        er = self._mean_of(equivariance_regularisation(scores, scores_of_small))
+        ecr = self._mean_of(
+            cross_regularisation(
+                scores,
+                scores_of_small,
+                refined_resized=_resized(refined, size),
+                refined_of_resized=refined_of_small,
+            )
+        )
+        loss = classification + self._equivariance * (er + ecr)
+        return {"loss": loss, "loss_classification": classification, "loss_er": er, "loss_ecr": ecr}
+
+    def _mean_of(self, values: Tensor) -> Tensor:
+        return global_mean(values, count=len(values), team=self._team)
+
+
+def _resized(scores: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,76 @@
+"""Work on a team of Ray Train workers."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ray import cloudpickle
+
+from pmm_ray.cluster.fit import fit, room
+from pmm_ray.config import ClusterConfig
+from pmm_ray.errors import UserError
+
+# Ray Data's own context warns of itself when Ray Train makes one.
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")]
+
+
+# Workers cannot import this file: what they run travels whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def on_a_team(work, folder: Path, *, workers: int = 1, max_failures: int = 1, **settings):
+    return fit(work, settings, workers=workers, use_gpu=False, cpus_per_worker=2 // workers, max_failures=max_failures,
+               scratch=folder / "ray")  # fmt: skip
+
+
+def add_ranks(team, *, factor):
+    total = team.sum(torch.tensor([team.rank + 1.0]))
+    return {"sum": factor * total.item(), "ranks": team.gather(team.rank), "threads": torch.get_num_threads()}
+
+
+def test_two_workers_sum_and_gather_and_rank_0_answers(ray_session, tmp_path):
+    found = on_a_team(add_ranks, tmp_path, workers=2, factor=10)
+    assert found == {"sum": 30.0, "ranks": [0, 1], "threads": 1}
+    assert not (tmp_path / "ray").exists()
+
+
+def complain(team, *, log):
+    with Path(log).open("a") as file:
+        file.write("asked\n")
+    raise UserError("x.jpg: mend it")
+
+
+def test_a_users_error_comes_back_as_its_one_line_and_is_not_tried_again(ray_session, tmp_path):
+    with pytest.raises(UserError, match=r"^x\.jpg: mend it$"):
+        on_a_team(complain, tmp_path, log=str(tmp_path / "log"))
+    assert (tmp_path / "log").read_text() == "asked\n"
+
+
+def die_once(team, *, flag):
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return torch.get_num_threads()
+
+
+def test_a_killed_worker_is_replaced_and_has_all_its_threads(ray_session, tmp_path):
+    assert on_a_team(die_once, tmp_path, flag=str(tmp_path / "flag")) == 2
+
+
+def divide(team):
+    return 1 / 0
+
+
+def test_the_last_failure_is_told_in_one_line(ray_session, tmp_path):
+    with pytest.raises(UserError, match=r"^training failed 1 times, the last time by: .*division by zero$"):
+        on_a_team(divide, tmp_path, max_failures=0)
+
+
+def test_room_shares_the_cpus_and_refuses_what_would_wait_for_ever(ray_session):
+    assert room(ClusterConfig(train_workers=1, gpu="no")).cpus == 2
+    assert room(ClusterConfig(train_workers=2, gpu="no")).cpus == 1
+    with pytest.raises(UserError, match=r"cluster\.train_workers=3, but Ray has a CPU for 2 only"):
+        room(ClusterConfig(train_workers=3, gpu="no"))

@@ -1,0 +1,130 @@
+"""CAMs to masks, image by image."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from stage_kit import CLASSES, cam_artefact, context, draw, scene
+
+from pmm_ray.config import CrfConfig, MasksConfig
+from pmm_ray.errors import UserError
+from pmm_ray.masks.baseline import baseline_mask
+from pmm_ray.masks.cam import threshold_mask
+from pmm_ray.masks.crf import CrfParams
+from pmm_ray.masks.cvs import smooth
+from pmm_ray.masks.ppg import proportional_pseudo_mask
+from pmm_ray.stages.make_masks import _make, make_masks, pseudo_mask
+
+SCENES = {
+    "a/one": scene((1, 8, 10, 32, 40)),
+    "two": scene((1, 5, 5, 30, 25), (2, 10, 35, 35, 55)),
+    "broken": scene((1, 8, 10, 32, 40)),
+    "uncammed": scene((1, 8, 10, 32, 40)),
+    "unlisted": scene((1, 8, 10, 32, 40)),
+}
+
+
+def part_of(mask, label):
+    """A map that finds the middle of an object: 1 inside a half as wide and high, 0.3 over the rest, 0 elsewhere."""
+    found = np.where(mask == label, 0.3, 0.0)
+    rows, columns = np.nonzero(mask == label)
+    top, left, high, wide = rows.min(), columns.min(), np.ptp(rows), np.ptp(columns)
+    found[top + high // 4 : top + 3 * high // 4, left + wide // 4 : left + 3 * wide // 4] = 1
+    return found
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Photos, and CAMs of three of them; then 'broken' is cut off."""
+    photos, _ = draw(tmp_path, SCENES)
+    with_cam = [photo for photo in photos.photos if photo.name in ("a/one", "two", "broken")]
+    maps = {photo.name: np.stack([part_of(SCENES[photo.name], k) for k in photo.labels]) for photo in with_cam}
+    cams = cam_artefact(tmp_path / "cams", photos, maps, errors={"uncammed": "disk on fire"})
+    broken = Path(photos.photos[2].image)
+    broken.write_bytes(broken.read_bytes()[:200])
+    return photos, cams
+
+
+@pytest.mark.ray
+def test_masks_recover_the_objects_and_bad_images_are_listed_not_fatal(tmp_path, drawn, ray_session):
+    photos, cams = drawn
+    out = tmp_path / "out"
+    facts = make_masks(photos=photos, cams=cams, masks=MasksConfig(alpha=4.0), context=context(out, batch_size=2))
+
+    assert facts["images"] == 2
+    why = dict(facts["failed"])
+    assert sorted(why) == ["broken", "uncammed", "unlisted"]
+    assert photos.photos[2].image in why["broken"]
+    assert why["uncammed"] == "it has no CAM: disk on fire"
+    assert "another list" in why["unlisted"]
+
+    for name in ("a/one", "two"):
+        with Image.open(out / "masks" / f"{name}.png") as png:
+            assert png.mode == "P"
+            assert png.getpalette()[:9] == [channel for colour in CLASSES.palette for channel in colour]
+            assert (np.asarray(png) == SCENES[name]).mean() > 0.95
+    assert sorted(path.name for path in (out / "masks").rglob("*")) == ["a", "one.png", "two.png"]
+
+    rows = {row["name"]: row for row in pq.read_table(out / "rows.parquet").to_pylist()}
+    two = rows["two"]
+    mask = np.asarray(Image.open(out / "masks" / "two.png"))
+    assert two["classes"] == [1, 2]
+    assert two["area"] == [int((mask == 1).sum()), int((mask == 2).sum())]
+    assert two["background_area"] == int((mask == 0).sum())
+    assert (two["height"], two["width"]) == (40, 60)
+    assert 0 < two["cv"][0] < 1
+    assert list(rows) == list(SCENES)
+    shares = facts["area"]
+    assert list(shares) == list(CLASSES.names)
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_cam_made_for_another_size_is_named_with_both_sizes(tmp_path, drawn):
+    _, cams = drawn
+    shard = next((cams.path / "cams").glob("*.parquet"))
+    image = tmp_path / "other.png"
+    Image.new("RGB", (30, 20)).save(image)
+    row = {"name": "two", "image": str(image), "cam": str(shard), "row": 0, "missing": None}
+    with pytest.raises(UserError, match=r"other\.png: the image is 30 x 20 pixels, its CAM was made for 60 x 40"):
+        _make(row, masks=MasksConfig(), out=tmp_path / "out", palette=CLASSES.palette)
+
+
+IMAGE = np.random.default_rng(1).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+CAM = np.random.default_rng(2).random((2, 20, 30), dtype=np.float32)
+PPG = CrfParams(gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, lambda: proportional_pseudo_mask(IMAGE, CAM, (1, 2))),
+        (
+            {"alpha": 3, "s": 0.5, "t": 0.2, "gate": False, "proportion": False, "eps": 0, "tie": "foreground"},
+            lambda: proportional_pseudo_mask(
+                IMAGE, CAM, (1, 2), alpha=3, s=0.5, t=0.2, gate=False, proportion=False, eps=0, tie="foreground"
+            ),
+        ),
+        ({"cvs": False}, lambda: proportional_pseudo_mask(IMAGE, CAM, (1, 2), cvs=False)),
+        ({"maker": "baseline", "cvs": False}, lambda: baseline_mask(IMAGE, CAM, (1, 2), alpha=11, crf=PPG)),
+        (
+            {"maker": "baseline", "alpha": 4, "crf": CrfConfig(preset="baseline")},
+            lambda: baseline_mask(IMAGE, smooth(CAM, s=0.3, t=0.05), (1, 2), alpha=4, crf="baseline"),
+        ),
+        ({"maker": "threshold", "cvs": False}, lambda: threshold_mask(CAM, (1, 2), threshold=0.2)),
+        (
+            {"maker": "threshold", "threshold": 0.7},
+            lambda: threshold_mask(smooth(CAM, s=0.3, t=0.05), (1, 2), threshold=0.7),
+        ),
+        ({"crf": CrfConfig(iterations=0)}, lambda: proportional_pseudo_mask(IMAGE, CAM, (1, 2), crf=_no_iterations())),
+    ],
+)
+def test_every_setting_reaches_its_maker(settings, expected):
+    np.testing.assert_array_equal(pseudo_mask(IMAGE, CAM, (1, 2), masks=MasksConfig(**settings)), expected())
+
+
+def _no_iterations():
+    return CrfParams(
+        gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10, iterations=0
+    )

@@ -1,0 +1,34 @@
+"""How many actors run a network, and what each takes."""
+
+import pytest
+
+from pmm_ray.cluster import session
+from pmm_ray.config import ClusterConfig
+from pmm_ray.data.dataset import Photo, Photos
+from pmm_ray.stages import network
+from pmm_ray.stages.network import Actors, network_actors, photo_rows
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "cluster", "per_gpu", "expected"),
+    [
+        (2, 0, {}, 1, Actors(2, 1, 0)),
+        (8, 0, {"infer_workers": 2}, 1, Actors(2, 4, 0)),
+        (2, 0, {"infer_workers": 5}, 1, Actors(2, 1, 0)),
+        (16, 2, {}, 1, Actors(2, 1, 1)),
+        (16, 2, {"gpu": "no"}, 1, Actors(16, 1, 0)),
+        (16, 2, {}, 4, Actors(8, 1, 0.25)),
+        (6, 2, {}, 4, Actors(6, 1, 1 / 3)),
+        (16, 2, {"infer_workers": 1}, 4, Actors(1, 1, 1)),
+        (16, 2, {"infer_workers": 3}, 1, Actors(3, 1, 0.5)),
+    ],
+)
+def test_actors_fill_the_machine_and_share_gpus_evenly(monkeypatch, cpus, gpus, cluster, per_gpu, expected):
+    for module in (network, session):
+        monkeypatch.setattr(module, "resources", lambda: session.Resources(cpus, gpus))
+    assert network_actors(ClusterConfig(**cluster), per_gpu=per_gpu) == expected
+
+
+def test_a_photo_that_cannot_be_read_still_has_its_row(tmp_path):
+    photos = Photos((Photo("a", str(tmp_path / "a.jpg"), (1,)),), None, "x")
+    assert photo_rows(photos) == [{"name": "a", "image": str(tmp_path / "a.jpg"), "labels": (1,), "size": (0, 0)}]

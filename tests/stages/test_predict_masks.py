@@ -1,0 +1,139 @@
+"""Masks of a segmentation network, against running it by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stage_kit import CLASSES, artefact, context, draw, scene
+
+from pmm_ray.config import CrfConfig, PredictConfig
+from pmm_ray.data.images import read_image, read_label
+from pmm_ray.masks.crf import DenseCRF, crf_params
+from pmm_ray.nets.build import build_segmenter, load_model, save_model
+from pmm_ray.nets.inputs import normalise
+from pmm_ray.stages.mask_files import mask_paths
+from pmm_ray.stages.network import Actors
+from pmm_ray.stages.predict_masks import _Predictor, predict_masks
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+PLAIN = PredictConfig(scales=(1.0,), flip=False)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """The worker sets how many threads torch has."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model(tmp_path, photos):
+    torch.manual_seed(1)
+    net = {"arch": "deeplabv3plus", "backbone": "resnet10t", "options": {}, "output_stride": 16, "num_classes": 3}
+    net |= {"aux": False, "batch_norm": "frozen"}
+    module = build_segmenter(weights="none", **net)
+    last = module.model.segmentation_head[0]
+    torch.nn.init.normal_(last.weight, std=3.0)
+    image = torch.from_numpy(read_image(photos.photos[0].image)).permute(2, 0, 1)[None]
+    with torch.no_grad():  # so that each class wins somewhere
+        last.bias -= module.eval()(normalise(image, mean=MEAN, std=STD))["main"].mean(dim=(0, 2, 3))
+    made = artefact(tmp_path / "model")
+    save_model(
+        made.path / "model.pt",
+        kind="segmenter",
+        module=module,
+        net=net,
+        info={"mean": MEAN, "std": STD, "classes": list(CLASSES.names)},
+    )
+    return made
+
+
+@pytest.fixture
+def photos(tmp_path):
+    found, _ = draw(tmp_path, {"a/one": scene((2, 8, 10, 32, 40), size=(50, 70)), "two": scene((1, 5, 5, 30, 25))})
+    return found
+
+
+def softmax(model, path) -> np.ndarray:
+    """(3, H, W) of the whole image as it is."""
+    module, _ = load_model(model.path / "model.pt")
+    image = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        return module(normalise(image, mean=MEAN, std=STD))["main"].softmax(dim=1)[0].numpy()
+
+
+def worker(model, out, **settings):
+    wanted = {"predict": PLAIN, "label_filter": False, "crf": None} | settings
+    actors = Actors(workers=1, cpus=1, gpus=0)
+    return _Predictor(model=model.path / "model.pt", actors=actors, out=out, palette=CLASSES.palette, **wanted)
+
+
+def rows_of(photos):
+    return [{"name": photo.name, "image": photo.image, "labels": list(photo.labels)} for photo in photos.photos]
+
+
+def test_without_a_crf_both_folders_hold_the_argmax(tmp_path, model, photos):
+    results = worker(model, tmp_path)(rows_of(photos))
+    for photo, result in zip(photos.photos, results, strict=True):
+        expected = softmax(model, photo.image).argmax(axis=0)
+        assert len(np.unique(expected)) > 1
+        for folder in ("raw", "masks"):
+            np.testing.assert_array_equal(read_label(tmp_path / folder / f"{photo.name}.png"), expected)
+        found = {0: result["background_area"], **dict(zip(result["classes"], result["area"], strict=True))}
+        assert {k: v for k, v in found.items() if v} == dict(zip(*np.unique(expected, return_counts=True), strict=True))
+    with Image.open(tmp_path / "masks" / "two.png") as png:
+        assert png.mode == "P"
+
+
+def test_the_label_filter_keeps_background_and_the_images_classes(tmp_path, model, photos):
+    worker(model, tmp_path, label_filter=True)(rows_of(photos))
+    for photo in photos.photos:
+        kept = np.array([0, *photo.labels])
+        expected = kept[softmax(model, photo.image)[kept].argmax(axis=0)]
+        np.testing.assert_array_equal(read_label(tmp_path / "masks" / f"{photo.name}.png"), expected)
+
+
+def test_the_crf_works_on_filtered_probabilities_that_sum_to_1(tmp_path, model, photos):
+    params = crf_params("segmentation")
+    worker(model, tmp_path, label_filter=True, crf=params)(rows_of(photos))
+    photo = photos.photos[0]
+    kept = softmax(model, photo.image)[[0, 2]]
+    kept /= kept.sum(axis=0)
+    refined = DenseCRF(read_image(photo.image), params=params).multilabel(kept)
+    np.testing.assert_array_equal(read_label(tmp_path / "raw" / "a/one.png"), np.array([0, 2])[kept.argmax(axis=0)])
+    np.testing.assert_array_equal(
+        read_label(tmp_path / "masks" / "a/one.png"), np.array([0, 2])[refined.argmax(axis=0)]
+    )
+
+
+def test_mirror_images_make_the_prediction_of_a_mirrored_photo_mirrored(tmp_path, model, photos):
+    image = read_image(photos.photos[0].image)
+    turned = tmp_path / "turned.png"
+    Image.fromarray(image[:, ::-1]).save(turned)
+    both = worker(model, tmp_path, predict=PredictConfig(scales=(0.75, 1.0), flip=True))
+    both([{"name": "plain", "image": photos.photos[0].image, "labels": [2]}])
+    both([{"name": "turned", "image": str(turned), "labels": [2]}])
+    plain, mirrored = (read_label(tmp_path / "masks" / f"{name}.png") for name in ("plain", "turned"))
+    assert (plain == mirrored[:, ::-1]).mean() > 0.999
+
+
+@pytest.mark.ray
+def test_the_stage_lists_bad_images_and_gives_the_rest(tmp_path, model, photos, ray_session):
+    bad = tmp_path / "images" / "two.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    facts = predict_masks(
+        photos=photos,
+        model=model,
+        predict=PLAIN,
+        label_filter=True,
+        crf=CrfConfig(preset="segmentation"),
+        context=context(tmp_path / "out", gpu="no"),
+    )
+    assert facts["images"] == 1
+    assert facts["failed"][0][0] == "two"
+    assert str(bad) in facts["failed"][0][1]
+    made = artefact(tmp_path / "out")
+    assert list(mask_paths(made)) == list(mask_paths(made, "raw")) == ["a/one"]
+    assert mask_paths(made, "raw")["a/one"].exists()
+    assert facts["area"]["red"] == 0.0

@@ -1,0 +1,133 @@
+"""Labels to classifier."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ray import cloudpickle
+
+from pmm_ray.config import CamTrainConfig, ClusterConfig, NetConfig
+from pmm_ray.data.dataset import Classes, Photo, Photos
+from pmm_ray.data.images import read_image
+from pmm_ray.losses.classification import multilabel_soft_margin
+from pmm_ray.nets.build import build_classifier, load_model
+from pmm_ray.nets.inputs import normalise
+from pmm_ray.stages import fitting, train_cam
+from pmm_ray.stages.stage import Context
+from pmm_ray.teams import LocalTeam
+
+NET = NetConfig(backbone="test_resnet", weights="none", output_stride=32, batch_norm="train")
+TRAIN = CamTrainConfig(epochs=2, batch_size=4, crop=32, lr=1e-3)
+# Workers cannot import this file: its log travels whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+CLASSES = Classes(("background", "red", "green"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class FileLog:
+    """Appends to a file, so that it works from another process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def metrics(self, values, step=None):
+        with self.path.open("a") as file:
+            file.write(json.dumps([step, dict(values)]) + "\n")
+
+    def picture(self, path, name): ...
+
+
+def photos_in(folder: Path) -> Photos:
+    """Six images that are red or green, and one that is none."""
+    photos = []
+    for index in range(6):
+        image = np.random.default_rng(index).integers(0, 60, (40, 50, 3), dtype=np.uint8)
+        image[:, :, index % 2] += 180
+        Image.fromarray(image).save(folder / f"{index}.png")
+        photos.append(Photo(str(index), str(folder / f"{index}.png"), (1 + index % 2,)))
+    (folder / "bad.png").write_bytes(b"no image")
+    return Photos((*photos, Photo("bad", str(folder / "bad.png"), (1,))), CLASSES, "f")
+
+
+def work(folder: Path, train: CamTrainConfig, rough_masks=None) -> tuple[torch.nn.Module, dict]:
+    out = folder / "out"
+    train_cam._work(LocalTeam(), photos=photos_in(folder), rough_masks=rough_masks or {}, net=NET, train=train, out=out,
+                    plan=fitting._plan(train, seed=0, amp=False), log=FileLog(folder / "log"))  # fmt: skip
+    return load_model(out / "model.pt")
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+def test_stage_leaves_model_metrics_and_facts_and_is_done_when_asked_again(ray_session, tmp_path):
+    context = Context(out=tmp_path / "out", seed=0, cluster=ClusterConfig(gpu="no", train_workers=2),
+                      log=FileLog(tmp_path / "log"), title="cam")  # fmt: skip
+    given = {"photos": photos_in(tmp_path), "rough_masks": None, "net": NET, "train": TRAIN}
+    facts = train_cam.train_cam(**given, context=context)
+    assert facts["images"] == 7 and facts["epochs"] == 2 and facts["failed"][0][0] == "bad"
+    assert sorted(path.name for path in context.out.iterdir()) == ["metrics.jsonl", "model.pt"]
+    assert [json.loads(line)[0] for line in (tmp_path / "log").read_text().splitlines()] == [1, 2]
+    assert train_cam.train_cam(**given, context=replace(context, log=None)) == facts
+    module, info = load_model(context.out / "model.pt")
+    assert info["classes"] == list(CLASSES.names) and info["mean"] == (0.485, 0.456, 0.406)
+    assert module.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 2, 2)
+
+
+def test_the_classifier_learns_what_its_labels_say(tmp_path):
+    module, info = work(tmp_path, TRAIN.model_copy(update={"epochs": 25}))
+    assert info["facts"]["loss"] < 0.4
+    for photo in photos_in(tmp_path).photos[:-1]:
+        image = torch.from_numpy(read_image(photo.image)).movedim(-1, 0)[None, :, :32, :32]
+        logits = module(normalise(image, mean=info["mean"], std=info["std"]))
+        assert logits.argmax() + 1 == photo.labels[0]
+
+
+def test_equivariance_trains_and_its_classifier_is_rebuilt_with_its_correlation(tmp_path):
+    module, info = work(tmp_path, TRAIN.model_copy(update={"equivariance": 1.0, "equivariance_scale": 0.5}))
+    assert info["net"]["correlation"] and module.correlation is not None
+    cam = module.cam(torch.randn(1, 3, 64, 64))
+    assert cam.shape == (1, 2, 2, 2) and cam.min() >= 0
+
+
+def test_multi_crop_reads_the_rough_masks(tmp_path):
+    Image.fromarray(np.ones((40, 50), np.uint8)).save(tmp_path / "rough.png")
+    Image.fromarray(np.ones((9, 9), np.uint8)).save(tmp_path / "small.png")
+    _, info = work(tmp_path, TRAIN, {"0": tmp_path / "rough.png", "2": tmp_path / "small.png"})
+    assert [name for name, _ in info["facts"]["failed"]] == ["2", "bad"]
+
+
+def objective(**options) -> train_cam.CamObjective:
+    torch.manual_seed(0)
+    net = build_classifier(**fitting.network(NET), weights="none", num_classes=2, correlation="equivariance" in options)
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    return train_cam.CamObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), **options)
+
+
+def test_loss_is_the_mean_over_images():
+    target, images = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    one = objective().eval()
+    logits = one.net(images.float() / 127.5 - 1)
+    assert torch.allclose(one(images, target)["loss"], multilabel_soft_margin(logits, target).mean(), atol=1e-6)
+
+
+def test_with_equivariance_every_parameter_has_a_gradient_and_the_parts_add_up():
+    images, labels = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    two_views = objective(equivariance=0.5, scale=0.7)
+    figures = two_views(images, labels)
+    figures["loss"].backward()
+    assert all(parameter.grad is not None for parameter in two_views.parameters())
+    expected = figures["loss_classification"] + 0.5 * (figures["loss_er"] + figures["loss_ecr"])
+    assert torch.allclose(figures["loss"], expected)
