@@ -39,13 +39,13 @@ class Section(BaseModel):
 class ShapesConfig(Section):
     """The embedded data set, drawn by the program."""
 
-    train: int = Field(200, ge=4, description="number of training images to draw")
+    train: int = Field(240, ge=4, description="number of training images to draw")
     val: int = Field(80, ge=1, description="number of validation images to draw")
     seed: int = Field(0, ge=0, description="seed of the drawing; the same seed draws the same files")
-    part_share: Probability = Field(
+    part_share: Annotated[float, Field(ge=0.02, le=0.3)] = Field(
         0.12, description="share of an object's area that is its class-specific part (small: a CAM covers too little)"
     )
-    cooccurrence: Probability = Field(0.6, description="how often a class stands on its own kind of background")
+    cooccurrence: Probability = Field(0.4, description="how often a class stands on its own kind of background")
 
 
 class DataConfig(Section):

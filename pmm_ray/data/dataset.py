@@ -27,7 +27,11 @@ class Classes:
 
 @dataclass(frozen=True)
 class Photo:
-    """One image. `name` is unique, relative and without extension ('a/b' for a/b.jpg); `labels` are ids 1..C, sorted."""
+    """One image.
+
+    `name` is unique, relative and without suffix ('a/b' for a/b.jpg), unless two images differ in their suffix alone.
+    `labels` are ids 1..C, sorted.
+    """
 
     name: str
     image: str
@@ -56,7 +60,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground-truth masks (name -> path of a label PNG), for evaluation only. `protocol` names them, e.g. 'SegmentationClass'."""
+    """Ground-truth masks (name -> path of a label PNG), for evaluation only; `protocol` names their source."""
 
     masks: Mapping[str, str]
     protocol: str

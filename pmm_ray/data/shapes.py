@@ -30,23 +30,29 @@ NAMES = tuple(EMBLEMS)
 
 _VERSION = 1  # of the drawing: raise it with every change that draws other pictures
 _COUNTS = (0.42, 0.36, 0.22)  # how often one, two, three objects are tried
-_TRIES = 40  # places tried for an object before it is left out
+_TRIES = 40  # places or colours tried for an object
+_PART_SHARES = (0.02, 0.3)  # smaller emblems cannot be told apart, larger ones do not fit
 
 
 def draw(root: Path, *, train: int, val: int, seed: int, part_share: float, cooccurrence: float) -> None:
     """Draw the data set into `root`, unless the same set is already there.
 
-    Writes JPEGImages/*.jpg, SegmentationClass/*.png (palette, ids 0..C, no 255), ImageSets/Segmentation/{train,val}.txt,
-    image_labels.json (name -> ids, of both lists) and classes.json. Image i of a list depends on `seed` and i only, so a
-    longer list begins with the shorter one; equal arguments give equal bytes. The marker is written first as unfinished
-    and last as finished: an interrupted drawing is drawn again, over files that would be the same.
+    Writes JPEGImages/*.jpg, SegmentationClass/*.png (palette, ids 0..C, no 255), ImageSets/Segmentation/train.txt and
+    val.txt, image_labels.json (name -> ids, of both lists) and classes.json. Image i of a list depends on all arguments
+    but the lists' lengths, so a longer list begins with the shorter one; equal arguments give equal bytes. The marker
+    is written first as unfinished and last as finished: an interrupted drawing is drawn again, over equal files.
 
-    `train`, `val`: numbers of images; `part_share`: the emblem's share of its object's area, (0, 1); `cooccurrence`: how
-    often, in [0, 1], an image's first object stands on its own kind of ground; otherwise the ground is any kind.
+    `train`, `val`: numbers of images. `part_share`: the emblem's share of its object's area, 0.02..0.3.
+    `cooccurrence`: how often, in [0, 1], an image has the kind of ground where its first object is at home; otherwise
+    the ground is of any kind.
 
     Raises:
-        UserError: `root` holds something else, or a drawing with other parameters. Nothing is overwritten then.
+        UserError: `part_share` is out of range, or `root` holds something else or a drawing with other parameters.
+            Nothing is overwritten then.
     """
+    low, high = _PART_SHARES
+    if not low <= part_share <= high:
+        raise UserError(f"data.shapes.part_share={part_share}: an emblem covers {low} to {high} of its object")
     parameters = {"train": train, "val": val, "seed": seed, "part_share": part_share, "cooccurrence": cooccurrence}
     parameters["version"] = _VERSION
     if _finished(root, parameters):
@@ -69,20 +75,26 @@ def draw(root: Path, *, train: int, val: int, seed: int, part_share: float, cooc
 
 def _finished(root: Path, parameters: dict[str, float]) -> bool:
     """Whether exactly this set is at `root`; False if it may be drawn there."""
-    try:
-        found = json.loads((root / MARKER).read_text())
-        drawn, finished = found["parameters"], found["finished"]
-    except FileNotFoundError:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError(f"{root} is there already and is no drawn data set: name another folder as data.root") from None
+    marker = root / MARKER
+    # A drawing stopped in its first moment leaves a temporary marker, and no other.
+    if root.exists() and not marker.is_file() and (not root.is_dir() or _foreign(root)):
+        raise UserError(f"{root} is there already and is no drawn data set: name another folder as data.root")
+    if not marker.exists():
         return False
+    try:
+        found = json.loads(marker.read_text())
+        drawn, finished = dict(found["parameters"]), bool(found["finished"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{root / MARKER} cannot be read: delete {root}, and it is drawn again") from None
-    if drawn != parameters:
-        names = sorted(drawn.keys() | parameters.keys())
-        other = ", ".join(f"{n} {drawn.get(n)} (not {parameters.get(n)})" for n in names if drawn.get(n) != parameters.get(n))
+        raise UserError(f"{marker} cannot be read: delete {root}, and it is drawn again") from None
+    names = [name for name in sorted(drawn | parameters) if drawn.get(name) != parameters.get(name)]
+    if names:
+        other = ", ".join(f"{name} {drawn.get(name)} (not {parameters.get(name)})" for name in names)
         raise UserError(f"{root} was drawn with {other}: name another folder as data.root, or delete this one")
-    return bool(finished)
+    return finished
+
+
+def _foreign(root: Path) -> bool:
+    return any(not path.name.startswith(f".{MARKER}.") for path in root.iterdir())
 
 
 def _jpeg(image: Array, *, quality: int) -> bytes:
@@ -124,7 +136,7 @@ def scene(rng: Rng, *, first: int, part_share: float, cooccurrence: float) -> tu
     for number in range(count):
         index = first if number == 0 or rng.random() < 0.15 else int(rng.integers(len(NAMES)))
         body = _place(rng, mask, kept, size=(0.34, 0.29, 0.25)[count - 1], part_share=part_share)
-        if body is None:
+        if body is None:  # no room for another object
             continue
         colours.append(_colour(rng, apart_from=colours))
         canvas, badge = _paint(rng, canvas, body, name=NAMES[index], colour=colours[-1])
@@ -143,8 +155,9 @@ def _place(rng: Rng, mask: Array, kept: Array, *, size: float, part_share: float
         inside = body.cover > 0.5
         hidden = np.bincount(mask[inside], minlength=len(NAMES) + 1)[1:]
         present = np.bincount(mask.ravel(), minlength=len(NAMES) + 1)[1:]
-        badge = np.hypot(body.u, body.v) < 1
-        if not (kept & inside).any() and (hidden <= 0.35 * present).all() and badge[inside].sum() > 0.97 * np.pi * body.radius**2:
+        badge = (np.hypot(body.u, body.v) < 1) & inside
+        whole = badge.sum() > 0.97 * np.pi * body.radius**2
+        if whole and not (kept & inside).any() and (hidden <= 0.35 * present).all():
             return body
     return None
 
@@ -158,7 +171,8 @@ def _body(rng: Rng, height: int, width: int, *, centre: Array, radius: float, pa
 
     def reach(angle: Array) -> Array:
         c, s = np.abs(np.cos(angle - turn)) / stretch, np.abs(np.sin(angle - turn)) * stretch
-        return radius * (c**power + s**power) ** (-1 / power) * (1 + sum(a * np.cos(k * angle + p) for k, a, p in waves))
+        wavy = 1 + sum(size * np.cos(k * angle + phase) for k, size, phase in waves)
+        return radius * (c**power + s**power) ** (-1 / power) * wavy
 
     cover = np.clip(0.5 - (np.hypot(dy, dx) - reach(np.arctan2(dy, dx))), 0, 1)
     around = np.linspace(0, 2 * np.pi, 72, endpoint=False)
@@ -188,7 +202,8 @@ def _colour(rng: Rng, *, apart_from: list[Array]) -> Array:
 def _paint(rng: Rng, canvas: Array, body: _Body, *, name: str, colour: Array) -> tuple[Array, Array]:
     """Put the object and its soft shadow on the canvas; also where its emblem is (H, W) bool."""
     height, width = body.cover.shape
-    shadow = Image.fromarray((np.roll(body.cover, (3, 2), axis=(0, 1)) * 255).astype(np.uint8))
+    moved = np.pad(body.cover, ((3, 0), (2, 0)))[:height, :width]
+    shadow = Image.fromarray((moved * 255).astype(np.uint8))
     canvas = canvas * (1 - np.asarray(shadow.filter(ImageFilter.GaussianBlur(2.5)), np.float32)[..., None] / 255 * 0.3)
     surface = coat(rng, height, width, colour=colour)
     badge, opacity = emblem(rng, body.u, body.v, name=name, sharpness=body.radius)

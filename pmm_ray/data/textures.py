@@ -80,7 +80,7 @@ BACKGROUNDS: tuple[Callable[[Rng, int, int], Array], ...] = (_meadow, _water, _s
 
 
 def coat(rng: Rng, height: int, width: int, *, colour: Array) -> Array:
-    """A body's surface (H, W, 3): one colour (3,) with a faint pattern, so that it holds together and yet is no flat fill."""
+    """A body's surface (H, W, 3): one colour (3,) and a faint pattern: it holds together, yet is no flat fill."""
     y, x = _grid(height, width)
     kind = rng.integers(3)
     if kind == 0:

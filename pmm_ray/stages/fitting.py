@@ -25,9 +25,7 @@ from pmm_ray.training import Plan
 MODEL = "model.pt"
 
 
-def fit_model(
-    work: Callable[..., None], settings: Mapping[str, Any], *, train: TrainConfig, context: Context
-) -> Facts:
+def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: TrainConfig, context: Context) -> Facts:
     """Run `work` on a team until `model.pt` is in the stage's folder, and return the facts written with it.
 
     `work` is also given `out`, `plan` and `log`. A model that an interrupted attempt had finished is taken as it is.
@@ -60,6 +58,13 @@ def network(net: NetConfig) -> dict[str, Any]:
     }
 
 
+def located(net: NetConfig) -> NetConfig:
+    """The same with an absolute path of a weights file: workers run in folders of their own."""
+    if net.weights in ("pretrained", "none"):
+        return net
+    return net.model_copy(update={"weights": str(Path(net.weights).resolve())})
+
+
 def inputs(net: NetConfig) -> tuple[Colour, Colour]:
     """Mean and std of the network's input, RGB in [0, 1]."""
     return normalisation(backbone=net.backbone, mean=net.mean, std=net.std)
@@ -68,9 +73,7 @@ def inputs(net: NetConfig) -> tuple[Colour, Colour]:
 def augmentation(train: TrainConfig, *, mean: Colour) -> Augment:
     """The augmentation that the settings ask for; crops beyond the image show the mean colour."""
     red, green, blue = (round(255 * value) for value in mean)
-    return Augment(
-        crop=train.crop, resize=train.resize, flip=train.flip, jitter=train.jitter, fill=(red, green, blue)
-    )
+    return Augment(crop=train.crop, resize=train.resize, flip=train.flip, jitter=train.jitter, fill=(red, green, blue))
 
 
 def reporter(log: Any) -> Callable[[Mapping[str, float]], None]:

@@ -32,7 +32,7 @@ def train_cam(
 ) -> Facts:
     """Train the classifier; with `train.multi_crop` on crops whose labels `rough_masks` confirms."""
     masks = mask_paths(rough_masks) if rough_masks is not None and train.multi_crop else {}
-    settings = {"photos": photos, "rough_masks": masks, "net": net, "train": train}
+    settings = {"photos": photos, "rough_masks": masks, "net": fitting.located(net), "train": train}
     return fitting.fit_model(_work, settings, train=train, context=context)
 
 

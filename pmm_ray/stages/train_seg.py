@@ -53,7 +53,7 @@ def train_seg(
         "photos": Photos(usable, photos.classes, photos.fingerprint),
         "masks": {photo.name: paths[photo.name] for photo in usable},
         "arch": arch,
-        "net": net,
+        "net": fitting.located(net),
         "train": train,
         "pus": pus,
         "snapshots": snapshots,

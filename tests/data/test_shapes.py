@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pmm_ray.data.shapes import MARKER, NAMES, draw, scene
+from pmm_ray.data.shapes import MARKER, NAMES, _body, draw, scene
 from pmm_ray.errors import UserError
 
 SET = {"train": 6, "val": 3, "seed": 5, "part_share": 0.12, "cooccurrence": 0.4}
@@ -36,8 +36,10 @@ def test_each_listed_image_has_a_palette_mask_of_its_size_and_the_labels_of_that
     assert len(names) == 9 and set(labels) == set(names)
     assert json.loads((drawn / "classes.json").read_text()) == {"names": list(NAMES)}
     for name in names:
-        with Image.open(drawn / "JPEGImages" / f"{name}.jpg") as image, \
-                Image.open(drawn / "SegmentationClass" / f"{name}.png") as mask:
+        with (
+            Image.open(drawn / "JPEGImages" / f"{name}.jpg") as image,
+            Image.open(drawn / "SegmentationClass" / f"{name}.png") as mask,
+        ):
             assert image.mode == "RGB" and mask.mode == "P" and image.size == mask.size
             assert all(160 <= side <= 240 for side in image.size)
             assert mask.getpalette()[3:6] == [128, 0, 0]  # class 1 in VOC's palette
@@ -99,15 +101,41 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_unreadable_marker_is_refused_with_the_mend(tmp_path: Path) -> None:
-    (tmp_path / MARKER).write_text("{")
+def test_a_drawing_stopped_while_its_first_marker_was_written_is_begun_again(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / f".{MARKER}.0a1b2c3d.tmp").write_text("{")
+    draw(tmp_path, **SET)
+    assert _files(drawn).items() <= _files(tmp_path).items()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").write_text("keep")
+    with pytest.raises(UserError, match="no drawn data set"):
+        draw(tmp_path / "set", **SET)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.31, 1.0])
+def test_an_emblem_too_small_or_too_large_is_refused(tmp_path: Path, share: float) -> None:
+    with pytest.raises(UserError, match=r"data\.shapes\.part_share"):
+        draw(tmp_path / "set", **SET | {"part_share": share})
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_every_image_has_an_object_at_the_extreme_shares(share: float) -> None:
+    masks = [scene(np.random.default_rng([4, i]), first=2, part_share=share, cooccurrence=0.4)[1] for i in range(12)]
+    assert all((mask == 3).any() for mask in masks)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"parameters": 3, "finished": true}'])
+def test_an_unreadable_marker_is_refused_with_the_mend(tmp_path: Path, text: str) -> None:
+    (tmp_path / MARKER).write_text(text)
     with pytest.raises(UserError, match="delete"):
         draw(tmp_path, **SET)
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[tuple[np.ndarray, np.ndarray, int]]:
-    numbers = range(60)
+    numbers = range(40)
     return [
         (*scene(np.random.default_rng([1, i]), first=i % 5, part_share=0.12, cooccurrence=0.4), i % 5) for i in numbers
     ]
@@ -133,15 +161,11 @@ def test_bodies_stand_out_from_their_surroundings_and_no_colour_tells_the_class(
     assert np.std(means, axis=0).mean() < 0.6 * within  # classes differ far less than the objects of one class do
 
 
-def test_the_emblem_takes_the_share_it_is_given() -> None:
-    def changed(share: float) -> float:
-        # Scenes that differ in the share alone differ in their emblems alone, so long as the same places are taken.
-        from pmm_ray.data.shapes import _body
-
-        body = _body(np.random.default_rng(3), 200, 200, centre=np.array([100.0, 100.0]), radius=50, part_share=share)
-        return float((np.hypot(body.u, body.v) < 1).sum() / (body.cover > 0.5).sum())
-
-    assert changed(0.12) == pytest.approx(0.12, rel=0.05) and changed(0.3) == pytest.approx(0.3, rel=0.05)
+@pytest.mark.parametrize("share", [0.05, 0.12, 0.3])
+def test_the_emblem_takes_the_share_of_the_outline_that_it_is_given(share: float) -> None:
+    body = _body(np.random.default_rng(3), 200, 200, centre=np.array([100.0, 100.0]), radius=50, part_share=share)
+    measured = (np.hypot(body.u, body.v) < 1).sum() / (body.cover > 0.5).sum()
+    assert measured == pytest.approx(share, rel=0.05)
 
 
 def test_a_class_is_at_home_on_its_ground_as_often_as_asked() -> None:

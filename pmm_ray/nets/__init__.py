@@ -1,0 +1,1 @@
+"""Networks: the CAM classifier and the segmenter, built in one place."""

@@ -1,0 +1,150 @@
+"""The one place where names and sizes meet constructors; and where a trained model is read back."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import nn
+
+from pmm_ray.errors import UserError
+from pmm_ray.files import atomic_path
+from pmm_ray.nets.classifier import Classifier
+from pmm_ray.nets.segmenter import Segmenter
+from pmm_ray.nets.weights import load_backbone
+
+_ARCHS = {"deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "unet": smp.Unet, "fpn": smp.FPN}
+_ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+"""DeepLabV3+'s own rates for each output stride."""
+
+
+def build_classifier(
+    *,
+    backbone: str,
+    options: Mapping[str, Any],
+    output_stride: int,
+    weights: str,
+    num_classes: int,
+    batch_norm: str = "frozen",
+    correlation: bool = False,
+) -> Classifier:
+    """A classifier of `num_classes` (without background) on the timm model `backbone`.
+
+    `weights` is 'pretrained', 'none' or a state-dict file; `batch_norm` ('frozen', 'train') is the backbone's policy;
+    `correlation` adds SEAM's pixel correlation module to the CAMs.
+    """
+    _check_name(backbone)
+    arguments = {"num_classes": 0, "global_pool": "", **options}
+    strided = arguments if output_stride == 32 else {**arguments, "output_stride": output_stride}
+    try:
+        body = _create(backbone, weights, strided)
+    except TypeError as error:
+        # Transformers take no output stride. Some have the wanted one anyhow.
+        if "output_stride" not in str(error):
+            raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
+        body = _create(backbone, weights, arguments)
+        natural = _natural_stride(body)
+        if natural != output_stride:
+            raise UserError(f"net.backbone={backbone} has stride {natural}: set net.output_stride={natural}") from None
+    if weights not in ("pretrained", "none"):
+        load_backbone(body, Path(weights))
+    channels: Any = getattr(body, "head_hidden_size", None) or body.num_features
+    return Classifier(
+        body, channels=channels, num_classes=num_classes, frozen=batch_norm == "frozen", correlation=correlation
+    )
+
+
+def build_segmenter(
+    *,
+    arch: str,
+    backbone: str,
+    options: Mapping[str, Any],
+    output_stride: int,
+    weights: str,
+    num_classes: int,
+    aux: bool,
+    batch_norm: str = "frozen",
+) -> Segmenter:
+    """A segmenter of `num_classes` with the background (C + 1), on the timm model `backbone`.
+
+    `arch` is deeplabv3plus (output stride 8 or 16), pspnet or unet (any), or fpn (32). `weights` and `batch_norm` as
+    for the classifier; decoder and heads start at random and always learn their batch norm.
+    """
+    _check_name(backbone)
+    strides = {"deeplabv3plus": (8, 16), "fpn": (32,)}.get(arch, (8, 16, 32))
+    if output_stride not in strides:
+        raise UserError(f"seg.arch={arch} takes output stride {' or '.join(map(str, strides))}, not {output_stride}")
+    if arch == "deeplabv3plus":
+        sizes = {"encoder_output_stride": output_stride, "decoder_atrous_rates": _ATROUS_RATES[output_stride]}
+    elif arch == "pspnet":
+        sizes = {"encoder_depth": 5, "output_stride": output_stride, "upsampling": output_stride}
+    else:
+        sizes = {"output_stride": output_stride}
+    try:
+        model = _ARCHS[arch](
+            encoder_name=f"tu-{backbone}",
+            encoder_weights="imagenet" if weights == "pretrained" else None,
+            in_channels=3,
+            classes=num_classes,
+            **sizes,
+            **options,
+        )
+    except Exception as error:
+        raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
+    if weights not in ("pretrained", "none"):
+        load_backbone(model.encoder.model, Path(weights))
+    return Segmenter(model, num_classes=num_classes, aux=aux, frozen=batch_norm == "frozen")
+
+
+def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Write a model that `load_model` rebuilds without a download: `net` holds the builder's arguments but `weights`.
+
+    `info` (mean, std, classes, ...) must be of plain types: the file is read with weights_only=True.
+    """
+    state = {name: value.cpu() for name, value in module.state_dict().items()}
+    with atomic_path(path) as temporary:
+        torch.save({"kind": kind, "state": state, "net": dict(net), **info}, temporary)
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The module in `path`, in eval mode on the CPU, and what else was saved: kind, net, mean, std, classes, facts."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such model")
+    info = torch.load(path, map_location="cpu", weights_only=True)
+    state = info.pop("state")
+    build = build_classifier if info["kind"] == "classifier" else build_segmenter
+    module = build(weights="none", **info["net"])
+    module.load_state_dict(state)
+    return module.eval(), info
+
+
+def _check_name(backbone: str) -> None:
+    if not timm.is_model(backbone.split(".")[0]):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"net.backbone={backbone}: timm has no such model{hint}")
+
+
+def _create(backbone: str, weights: str, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(backbone, pretrained=weights == "pretrained", **arguments)
+    except TypeError:
+        raise
+    except Exception as error:
+        raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
+
+
+def _why(error: Exception, weights: str) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if weights == "pretrained":
+        return f"cannot be built with pretrained weights ({line}); without network, give a file or 'none' as weights"
+    return f"cannot be built ({line})"
+
+
+def _natural_stride(body: Any) -> int:
+    return int(body.feature_info[-1]["reduction"])

@@ -1,0 +1,83 @@
+"""The CAM classifier: a backbone, a 1x1 convolution, and the average of its maps."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from pmm_ray.losses.equivariance import class_scores
+from pmm_ray.nets.batch_norm import freeze_batch_norm
+from pmm_ray.nets.correlation import PixelCorrelation
+
+
+class Classifier(nn.Module):
+    """Multi-label classifier whose class scores are means of class activation maps.
+
+    The head is a 1x1 convolution without bias, zero at first: the mean of its maps is exactly what a linear classifier
+    on pooled features would say, so a map shows where each score comes from.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, *, channels: int, num_classes: int, frozen: bool, correlation: bool = False
+    ):
+        """`backbone`: any timm model without pooling and classifier. It ends in `channels`.
+
+        `frozen`: its batch norm is. `correlation`: CAMs are refined by SEAM's pixel correlation module.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
+        nn.init.zeros_(self.head.weight)
+        self.correlation = PixelCorrelation(channels) if correlation else None
+        self._channels, self._frozen = channels, frozen
+        self.train()
+
+    def train(self, mode: bool = True) -> Classifier:
+        """As every module; a frozen batch norm stays frozen."""
+        super().train(mode)
+        if self._frozen:
+            freeze_batch_norm(self.backbone)
+        return self
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to the deepest features (N, D, h, w)."""
+        return _channels_first(self.backbone(images), self._channels, self.backbone)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Features (N, D, h, w) to class maps (N, C, h, w), before any ReLU."""
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to logits (N, C)."""
+        return self.maps(self.features(images)).mean(dim=(2, 3))
+
+    def cam(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised images to activation maps (N, C, h, w), >= 0, not normalised."""
+        features = self.features(images)
+        cam = self.maps(features).relu()
+        return cam if self.correlation is None else self.correlation(cam, features, images)
+
+    def maps_and_refined(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Class maps (N, C, h, w) before any ReLU, and their scores (N, C + 1, h, w) refined by pixel correlation.
+
+        `labels` (N, C) in {0, 1} says which classes compete. Only for a classifier built with `correlation`.
+        """
+        if self.correlation is None:
+            raise ValueError("this classifier was built without pixel correlation")
+        features = self.features(images)
+        maps = self.maps(features)
+        return maps, self.correlation(class_scores(maps, labels), features, images)
+
+
+def _channels_first(features: Tensor, channels: int, backbone: nn.Module) -> Tensor:
+    """Convolutional features stay; (N, h, w, D) of window transformers and (N, tokens, D) of plain ones moved."""
+    if features.ndim == 4 and features.shape[1] != channels and features.shape[3] == channels:
+        return features.permute(0, 3, 1, 2).contiguous()
+    if features.ndim == 3:
+        patches = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
+        side = math.isqrt(patches.shape[1])
+        if side * side != patches.shape[1]:
+            raise ValueError("a plain vision transformer needs square images")
+        return patches.transpose(1, 2).unflatten(2, (side, side))
+    return features

@@ -1,0 +1,82 @@
+"""The methods, each as its stages in the paper's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pmm_ray.artefacts import Artefact
+from pmm_ray.config import Config, MasksConfig
+from pmm_ray.data.dataset import Dataset
+from pmm_ray.method import NO_PUS, Method, Score
+from pmm_ray.pipeline import Runner
+
+
+def pmm(run: Runner, config: Config, data: Dataset) -> list[Score]:
+    """Pseudo-mask Matters: CAMs, CVS + PPG, segmentation with PUS, cycles."""
+    it = Method(run, config, data, config.seed)
+    cams = it.cams()
+    it.record("CAM, best threshold", it.score_cams(cams))
+    masks = it.masks(cams, config.masks)
+    it.overlays(data.train, cams=cams, masks=masks)
+    for cycle in range(config.cycles.count + 1):
+        with run.group(f"cycle {cycle}", cycle=cycle, seed=it.seed):
+            pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
+            model, values = it.segmentation(masks, pus, title="segmentation")
+            it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
+            if cycle < config.cycles.count:
+                masks = it.next_masks(model)
+                it.overlays(data.train, cams=None, masks=masks)
+    return it.scores
+
+
+def ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
+    """The paper's table: CAM, CRF baseline, + CVS, + PPG, segmentation, + PUS, + cycles; once for each seed."""
+    scores: list[Score] = []
+    for seed in config.ablation.seeds:
+        with run.group(f"seed {seed}", seed=seed):
+            it = Method(run, config, data, seed, scores)
+            cams = it.cams()
+            it.record("CAM, best threshold", it.score_cams(cams))
+            for row, variant, setting in mask_makers(config):
+                made = it.masks(cams, setting, title=f"{row}, {variant}")
+                it.record(row, it.score_masks(made, title=f"score of {row}, {variant}"), variant=variant)
+            masks = it.masks(cams, config.masks)
+            it.record("masks as configured", it.score_masks(masks))
+            it.overlays(data.train, cams=cams, masks=masks)
+            if config.ablation.segmentation:
+                _segmentation_rows(it, masks)
+    return scores
+
+
+def mask_makers(config: Config) -> Iterator[tuple[str, str, MasksConfig]]:
+    """The mask rows of the ablation: (row, variant, setting), one variant for each alpha; and PMM as published."""
+    for alpha in config.ablation.alphas or (config.masks.alpha,):
+        change = {"alpha": alpha}
+        for row, more in (
+            ("CRF baseline", {"maker": "baseline", "cvs": False}),
+            ("+ CVS", {"maker": "baseline", "cvs": True}),
+            ("+ PPG", {"maker": "ppg", "cvs": True}),
+        ):
+            yield row, f"alpha {alpha:g}", config.masks.model_copy(update=change | more)
+    yield "CVS + PPG as published (s 0.3, t 0.05, alpha 11)", "", MasksConfig()
+
+
+def _segmentation_rows(it: Method, masks: Artefact) -> None:
+    _, values = it.segmentation(masks, NO_PUS, title="segmentation")
+    it.record("segmentation", values)
+    model, values = it.segmentation(masks, it.config.pus, title="+ PUS")
+    it.record("+ PUS", values, cycle=0)
+    for cycle in range(1, it.config.cycles.count + 1):
+        with it.run.group(f"cycle {cycle}", cycle=cycle):
+            masks = it.next_masks(model)
+            pus = it.config.pus if it.config.cycles.pus else NO_PUS
+            model, values = it.segmentation(masks, pus, title=f"+ cycle {cycle}")
+            it.record(f"+ cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
+            it.overlays(it.data.train, cams=None, masks=masks)
+    if it.config.ablation.upper_bound and (truth := it.data.train.truth) is not None:
+        masks = it.run("truth_masks", title="ground truth as masks", photos=it.data.train.photos, truth=truth)
+        _, values = it.segmentation(masks, NO_PUS, title="upper bound")
+        it.record("upper bound: trained on ground truth", values)
+
+
+RECIPES = {"pmm": pmm, "ablation": ablation}

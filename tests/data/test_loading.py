@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pmm_ray.data.dataset import Photo
+from pmm_ray.data.loading import Draw, Examples, GlobalBatches, WithLabels, WithMasks, loader
+from pmm_ray.data.transforms import Augment
+from pmm_ray.errors import UserError
+
+AUGMENT = Augment(crop=32, resize=(0.9, 1.4), flip=True, jitter=0.2, fill=(0, 0, 0))
+
+
+def photos_in(folder: Path, count: int = 5) -> list[Photo]:
+    noise = np.random.default_rng(0)
+    for index in range(count):
+        Image.fromarray(noise.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return [Photo(str(index), str(folder / f"{index}.png"), (1 + index % 3,)) for index in range(count)]
+
+
+def labelled(folder: Path, photos: list[Photo]) -> Examples:
+    return Examples(photos, WithLabels(AUGMENT, 3, rough_masks={}, share=0.1), seed=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_slices_make_up_the_global_batch(workers):
+    whole = GlobalBatches(count=10, batch_size=4, seed=3)
+    shares = [list(GlobalBatches(count=10, batch_size=4, seed=3, rank=k, workers=workers)) for k in range(workers)]
+    for step, batch in enumerate(whole.whole()):
+        assert sorted(batch) == sorted(draw for share in shares for draw in share[step])
+
+
+def test_every_image_is_seen_every_batch_is_full_and_epochs_differ():
+    batches = GlobalBatches(count=10, batch_size=4, seed=3)
+    first = batches.whole()
+    assert len(first) == len(batches) == 3 and {len(batch) for batch in first} == {4}
+    assert {draw.photo for batch in first for draw in batch} == set(range(10))
+    batches.epoch = 1
+    assert [draw.photo for draw in batches.whole()[0]] != [draw.photo for draw in first[0]]
+
+
+def test_fewer_images_than_a_batch_are_drawn_repeatedly():
+    assert [len(batch) for batch in GlobalBatches(count=2, batch_size=5, seed=0).whole()] == [5]
+
+
+def test_impossible_batches_are_named():
+    with pytest.raises(UserError, match="no image to train on"):
+        GlobalBatches(count=0, batch_size=4, seed=0)
+    with pytest.raises(UserError, match=r"enlarge train\.batch_size"):
+        GlobalBatches(count=9, batch_size=2, seed=0, workers=3)
+
+
+def test_augmentation_follows_seed_epoch_and_position_only(tmp_path):
+    examples = labelled(tmp_path, photos_in(tmp_path))
+    draw = Draw(epoch=1, position=2, photo=3)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = examples[draw].image
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's own chance is untouched
+    torch.manual_seed(2)
+    assert torch.equal(examples[draw].image, first)
+    assert not torch.equal(examples[draw._replace(epoch=2)].image, first)
+    assert not torch.equal(examples[draw._replace(position=4)].image, first)
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_and_told_of(tmp_path):
+    photos = photos_in(tmp_path)
+    Path(photos[4].image).write_bytes(b"no image")
+    example = labelled(tmp_path, photos)[Draw(0, 0, 4)]
+    assert example.target.tolist() == [1, 0, 0]  # photo 0
+    ((name, why),) = example.problems
+    assert name == "4" and "4.png" in why
+    with pytest.raises(UserError, match="none of the 1 training images"):
+        labelled(tmp_path, photos[4:])[Draw(0, 0, 0)]
+
+
+def test_masks_of_another_size_or_with_unknown_ids_are_told_of(tmp_path):
+    photos = photos_in(tmp_path, 3)
+    for index, (size, value) in enumerate([((40, 50), 2), ((20, 50), 1), ((40, 50), 9)]):
+        Image.fromarray(np.full(size, value, np.uint8)).save(tmp_path / f"mask{index}.png")
+    masks = {str(index): tmp_path / f"mask{index}.png" for index in range(3)}
+    example = Examples(photos, WithMasks(AUGMENT, masks, num_classes=4), seed=0)[Draw(0, 0, 1)]
+    assert set(example.target.unique().tolist()) <= {2, 255} and example.target.dtype == torch.int64
+    assert [name for name, _ in example.problems] == ["1", "2"]
+    assert "id 9, but the largest class is 3" in example.problems[1][1]
+
+
+def test_a_loader_gives_the_same_batches_with_and_without_processes(tmp_path):
+    photos = photos_in(tmp_path)
+    found = []
+    for processes in (0, 1):
+        batches = GlobalBatches(count=5, batch_size=2, seed=0)
+        batches.epoch = 1
+        found.append(list(loader(labelled(tmp_path, photos), batches, processes=processes, pin=False)))
+    assert len(found[0]) == 3
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)

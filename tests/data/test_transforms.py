@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+
+from pmm_ray.data.transforms import Augment, crop_with_labels
+
+
+def augment(**changes) -> Augment:
+    return Augment(**({"crop": 32, "resize": (0.5, 1.5), "flip": True, "jitter": 0.0, "fill": (9, 9, 9)} | changes))
+
+
+def test_mask_and_image_move_together_and_the_mask_gets_no_new_ids():
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:30, 20:40] = 7
+    image = np.repeat(mask[:, :, None] * 30, 3, axis=2)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        crop, crop_mask = augment()(image, mask)
+        assert crop.shape == (3, 32, 32) and crop_mask.shape == (32, 32) and crop.dtype == torch.uint8
+        assert set(crop_mask.unique().tolist()) <= {0, 7, 255}
+        inside = crop_mask != 255
+        agreement = ((crop[0] > 105) == (crop_mask == 7))[inside].float().mean()
+        assert agreement > 0.9  # all but the blurred rim
+
+
+def test_what_lies_beyond_the_image_is_the_mean_colour_and_ignored():
+    image, mask = np.full((10, 10, 3), 200, np.uint8), np.zeros((10, 10), np.uint8)
+    crop, crop_mask = augment(resize=(0.5, 0.5))(image, mask)
+    assert (crop_mask == 255).sum() == 32 * 32 - 16 * 16
+    assert torch.equal(crop[0] == 9, crop_mask == 255)
+
+
+def test_short_side_is_in_the_range_and_both_ends_occur():
+    sides = set()
+    for seed in range(200):
+        torch.manual_seed(seed)
+        large, _ = augment(crop=32, resize=(0.9, 1.1)).resized(np.zeros((20, 30, 3), np.uint8))
+        sides.add(min(large.shape[-2:]))
+    assert min(sides) == 29 and max(sides) == 35
+
+
+def test_equal_seeds_give_equal_crops():
+    image = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    crops = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        crops.append(augment(jitter=0.4)(image)[0])
+    assert torch.equal(*crops)
+
+
+ROUGH = np.zeros((40, 80), np.uint8)
+ROUGH[:, 70:] = 3  # at the right edge
+ROUGH[0:2, 0:2] = 5  # a tiny object at the left
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_crop_keeps_exactly_the_labels_it_shows_enough_of(seed):
+    torch.manual_seed(seed)
+    image = np.repeat(ROUGH[:, :, None] * 40, 3, axis=2)
+    cut = augment(crop=40, resize=(1.0, 1.0), flip=False)
+    crop, kept = crop_with_labels(cut, image, (3, 5), ROUGH, share=0.1)
+    columns = int((crop[0] == 120).any(dim=0).sum())
+    assert (3 in kept) == (columns > 1)  # more than a tenth of ten columns
+    assert (5 in kept) == bool((crop[0] == 200).any())
+
+
+def test_an_object_covering_enough_of_the_crop_counts_however_little_of_it_is_inside():
+    everywhere = np.full((400, 400), 3, np.uint8)
+    image = np.zeros((400, 400, 3), np.uint8)
+    cut = augment(crop=32, resize=(12.0, 12.0))
+    assert crop_with_labels(cut, image, (3,), everywhere, share=0.5)[1] == (3,)
+
+
+def test_a_label_the_rough_mask_shows_nowhere_stays():
+    cut = augment(crop=40, resize=(1.0, 1.0))
+    assert 9 in crop_with_labels(cut, np.zeros((40, 80, 3), np.uint8), (9,), ROUGH, share=0.1)[1]
+
+
+def test_a_crop_that_never_finds_its_object_is_background():
+    far = np.zeros((1000, 1000), np.uint8)
+    far[0, 0] = 4
+    torch.manual_seed(0)
+    cut = augment(crop=32, resize=(1000 / 32, 1000 / 32))
+    assert crop_with_labels(cut, np.zeros((1000, 1000, 3), np.uint8), (4,), far, share=0.1)[1] == ()

@@ -1,0 +1,148 @@
+"""Building, loading and reading back networks."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from pmm_ray.errors import UserError
+from pmm_ray.nets.build import build_classifier, build_segmenter, load_model, save_model
+from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
+
+TINY = {"backbone": "test_resnet.r160_in1k", "options": {}, "output_stride": 32}
+MOBILE = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 16}
+
+
+def test_classifier_starts_undecided_and_its_logits_are_the_means_of_its_maps():
+    net = build_classifier(**TINY, weights="none", num_classes=3).eval()
+    images = torch.randn(2, 3, 64, 96)
+    assert torch.equal(net(images), torch.zeros(2, 3))
+    torch.nn.init.normal_(net.head.weight)
+    maps = net.maps(net.features(images))
+    assert maps.shape == (2, 3, 2, 3)
+    assert torch.allclose(net(images), maps.mean(dim=(2, 3)))
+    assert torch.equal(net.cam(images), maps.clamp(min=0))
+
+
+def test_output_stride_16_doubles_the_map():
+    net = build_classifier(**MOBILE, weights="none", num_classes=3).eval()
+    assert net.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 4, 4)
+
+
+def test_transformer_features_come_channels_first():
+    options = {"img_size": 64, "window_size": 2, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    swin = build_classifier(
+        backbone="swin_tiny_patch4_window7_224", options=options, output_stride=32, weights="none", num_classes=3
+    )
+    assert swin.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 2, 2)
+    options = {"img_size": 64, "embed_dim": 12, "depth": 1, "num_heads": 1}
+    plain = build_classifier(
+        backbone="vit_tiny_patch16_224", options=options, output_stride=16, weights="none", num_classes=3
+    )
+    assert plain.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 4, 4)
+
+
+def test_frozen_batch_norm_stays_frozen_in_training_mode_and_the_decoders_learns():
+    net = build_segmenter(arch="deeplabv3plus", **MOBILE, weights="none", num_classes=3, aux=True).eval().train()
+    norms = {name: m for name, m in net.named_modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)}
+    assert all(norm.training != ("encoder" in name) for name, norm in norms.items())
+    free = build_segmenter(
+        arch="deeplabv3plus", **MOBILE, weights="none", num_classes=3, aux=False, batch_norm="train"
+    ).train()
+    assert all(m.training for m in free.modules())
+
+
+@pytest.mark.parametrize(
+    ("arch", "stride"), [("deeplabv3plus", 16), ("pspnet", 8), ("pspnet", 16), ("unet", 16), ("unet", 32), ("fpn", 32)]
+)
+def test_segmenters_answer_at_input_size_whatever_the_size(arch, stride):
+    net = build_segmenter(arch=arch, **{**MOBILE, "output_stride": stride}, weights="none", num_classes=5, aux=True)
+    logits = net(torch.randn(2, 3, 65, 90))
+    assert {name: value.shape for name, value in logits.items()} == {"main": (2, 5, 65, 90), "aux": (2, 5, 65, 90)}
+    assert set(net.eval()(torch.randn(1, 3, 32, 32))) == {"main"}
+
+
+def test_a_model_read_back_says_the_same_and_needs_no_weights_file(tmp_path: Path):
+    net = build_segmenter(arch="unet", **MOBILE, weights="none", num_classes=3, aux=True)
+    shape = {**MOBILE, "arch": "unet", "num_classes": 3, "aux": True}
+    save_model(tmp_path / "model.pt", kind="segmenter", module=net, net=shape, info={"classes": ["a", "b", "c"]})
+    back, info = load_model(tmp_path / "model.pt")
+    images = torch.randn(1, 3, 32, 32)
+    assert not back.training and info["classes"] == ["a", "b", "c"]
+    assert torch.equal(back(images)["main"], net.eval()(images)["main"])
+
+
+def test_local_weights_load_into_classifier_and_encoder_alike(tmp_path: Path):
+    source = timm.create_model("mobilenetv2_050", num_classes=7)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "w.pth")
+    classifier = build_classifier(**MOBILE, weights=str(tmp_path / "w.pth"), num_classes=3)
+    segmenter = build_segmenter(arch="fpn", **{**MOBILE, "output_stride": 32}, weights=str(tmp_path / "w.pth"),
+                                num_classes=3, aux=False)  # fmt: skip
+    assert torch.equal(classifier.backbone.conv_stem.weight, source.conv_stem.weight)
+    assert torch.equal(segmenter.backbone.model.blocks[2][0].conv_pw.weight, source.blocks[2][0].conv_pw.weight)
+
+
+def test_names_flattened_by_feature_extraction_are_found(tmp_path: Path):
+    source = timm.create_model("convnext_atto")
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    net = build_segmenter(arch="unet", backbone="convnext_atto", options={}, output_stride=32,
+                          weights=str(tmp_path / "w.pth"), num_classes=3, aux=False)  # fmt: skip
+    found = net.backbone.model.state_dict()["stages_1.blocks.0.conv_dw.weight"]
+    assert torch.equal(found, source.stages[1].blocks[0].conv_dw.weight)
+
+
+def test_wrong_weights_are_one_line_that_names_file_and_keys(tmp_path: Path):
+    path = tmp_path / "w.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+    with pytest.raises(UserError, match=r"w\.pth: no weights for conv_stem\.weight"):
+        build_classifier(**MOBILE, weights=str(path), num_classes=3)
+    torch.save(timm.create_model("mobilenetv2_100").state_dict(), path)
+    with pytest.raises(UserError, match=r"w\.pth: .* of another shape"):
+        build_classifier(**MOBILE, weights=str(path), num_classes=3)
+    torch.save(timm.create_model("resnet34").state_dict(), path)
+    with pytest.raises(UserError, match=r"w\.pth: the network has no place for layer1\.2"):
+        build_classifier(backbone="resnet18", options={}, output_stride=32, weights=str(path), num_classes=3)
+    path.write_bytes(b"not torch at all")
+    with pytest.raises(UserError, match=r"w\.pth: not a state dict"):
+        build_classifier(**MOBILE, weights=str(path), num_classes=3)
+    with pytest.raises(UserError, match="no such weights file"):
+        build_classifier(**MOBILE, weights=str(tmp_path / "absent.pth"), num_classes=3)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
+    torch.save({"x": Path("/")}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="loaded safely"):
+        build_classifier(**MOBILE, weights=str(tmp_path / "w.pth"), num_classes=3)
+
+
+def test_impossible_networks_are_named_with_the_mend():
+    with pytest.raises(UserError, match="did you mean resnet18"):
+        build_classifier(backbone="resnet81", options={}, output_stride=32, weights="none", num_classes=3)
+    with pytest.raises(UserError, match="output stride 8 or 16, not 32"):
+        build_segmenter(arch="deeplabv3plus", **TINY, weights="none", num_classes=3, aux=False)
+    with pytest.raises(UserError, match=r"set net\.output_stride=32"):
+        build_classifier(backbone="swin_tiny_patch4_window7_224", options={}, output_stride=8, weights="none",
+                         num_classes=3)  # fmt: skip
+    with pytest.raises(UserError, match="no_such_option"):
+        build_classifier(**{**MOBILE, "options": {"no_such_option": 1}}, weights="none", num_classes=3)
+
+
+def test_mobilenet_weights_of_the_project_load(shared: Path):
+    weights = str(shared / "weights" / "mobilenetv2_100.pth")
+    shape = {"backbone": "mobilenetv2_100", "options": {"pad_type": "same"}, "output_stride": 16, "weights": weights}
+    classifier = build_classifier(**shape, num_classes=20)
+    segmenter = build_segmenter(arch="deeplabv3plus", **shape, num_classes=21, aux=True)
+    assert torch.equal(classifier.backbone.conv_stem.weight, segmenter.backbone.model.conv_stem.weight)
+
+
+def test_normalisation_is_the_backbones_unless_given():
+    assert normalisation(backbone="mobilenetv2_100") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert normalisation(backbone="mobilenetv2_100", mean=(0.5,) * 3)[0] == (0.5, 0.5, 0.5)
+    white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    assert torch.equal(normalise(white, mean=(0.5,) * 3, std=(0.5,) * 3), torch.ones(1, 3, 1, 1))
+
+
+def test_padding_is_below_and_right_and_only_where_needed():
+    padded = pad_to_multiple(torch.ones(1, 1, 3, 4), multiple=4)
+    assert padded.shape == (1, 1, 4, 4) and padded[0, 0, 3].sum() == 0 and padded.sum() == 12

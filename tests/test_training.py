@@ -1,0 +1,250 @@
+"""The training loop: same result for any number of workers and after any interruption."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import nn
+
+from pmm_ray.checkpoints import CHECKPOINT
+from pmm_ray.data.dataset import Photo
+from pmm_ray.data.loading import Examples, WithMasks
+from pmm_ray.data.transforms import Augment
+from pmm_ray.errors import UserError
+from pmm_ray.nets.batch_norm import GlobalBatchNorm
+from pmm_ray.nets.build import build_segmenter
+from pmm_ray.stages.train_seg import SegObjective
+from pmm_ray.teams import DistributedTeam, LocalTeam, Team, global_mean
+from pmm_ray.training import Objective, Plan, make_optimizer, rate, set_rates, train
+
+PLAN = Plan(
+    epochs=3,
+    batch_size=4,
+    optimizer="sgd",
+    lr=0.01,
+    head_lr_factor=10.0,
+    momentum=0.9,
+    weight_decay=1e-3,
+    poly_power=0.9,
+    warmup=0,
+    checkpoint_every=1,
+    loader_workers=0,
+    amp=True,
+    seed=0,
+)
+SLOW = replace(PLAN, epochs=2, lr=1e-4)  # so that rounding does not grow
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def examples_in(folder: Path) -> Examples:
+    """Six photos whose masks hold very different shares of 255."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0)
+    photos, masks = [], {}
+    for index in range(6):
+        name = f"photo{index}"
+        Image.fromarray(noise.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+        mask = noise.integers(0, 3, (40, 40), dtype=np.uint8)
+        mask[: 7 * index] = 255
+        masks[name] = folder / f"{name}_mask.png"
+        Image.fromarray(mask).save(masks[name])
+        photos.append(Photo(name, str(folder / f"{name}.png"), (1, 2)))
+    augment = Augment(crop=32, resize=(0.9, 1.4), flip=True, jitter=0.0, fill=(0, 0, 0))
+    return Examples(photos, WithMasks(augment, masks, num_classes=3), seed=0)
+
+
+def objective_for(team: Team, **changes) -> SegObjective:
+    torch.manual_seed(0)
+    net = build_segmenter(arch="deeplabv3plus", backbone="mobilenetv2_035", options={}, output_stride=16,
+                          weights="none", num_classes=3, aux=True, batch_norm="train")  # fmt: skip
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # what is dropped does depend on how a batch is split
+    pus = {"variant": "rescale", "beta": 1.2, "kappa": 0.8, "gate": "global", "count_ignored": False}
+    half = (0.5, 0.5, 0.5)
+    return SegObjective(net, mean=half, std=half, team=team, loss="ce", aux_weight=0.4, **(pus | changes))
+
+
+def run_of_two(rank: int, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    team = DistributedTeam()
+    objective = objective_for(team)
+    record = train(objective, examples_in(folder / str(rank)), plan=SLOW, team=team, out=folder)
+    norm, x = uneven_batch()
+    x = (x[:1] if rank == 0 else x[1:]).requires_grad_()
+    norm = GlobalBatchNorm(norm)
+    norm(x).pow(3).sum().backward()
+    grads = [None, None]
+    dist.all_gather_object(grads, (x.grad, norm.weight.grad))
+    if rank == 0:
+        batch_norm = {"grads": grads, "state": norm.state_dict()}
+        torch.save({"net": objective.net.state_dict(), "history": record.history, **batch_norm}, folder / "two.pt")
+    dist.destroy_process_group()
+
+
+def uneven_batch() -> tuple[nn.BatchNorm2d, torch.Tensor]:
+    torch.manual_seed(1)
+    norm = nn.BatchNorm2d(3).double().train()
+    nn.init.normal_(norm.weight)
+    return norm, torch.randn(4, 3, 2, 5, dtype=torch.float64) * 3 + 1
+
+
+@pytest.fixture(scope="module")
+def of_two_workers(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(run_of_two, (folder,), nprocs=2)
+    return torch.load(folder / "two.pt", weights_only=True)
+
+
+def test_batch_norm_of_two_workers_is_that_of_the_whole_batch_however_it_is_split(of_two_workers):
+    norm, x = uneven_batch()
+    norm(x.requires_grad_()).pow(3).sum().backward()
+    (first, weight_first), (second, weight_second) = of_two_workers["grads"]
+    assert torch.allclose(torch.cat([first, second]), x.grad)
+    assert torch.allclose(weight_first + weight_second, norm.weight.grad)
+    for name, value in norm.state_dict().items():
+        assert torch.allclose(of_two_workers["state"][name], value), name
+
+
+def test_two_workers_and_one_end_with_the_same_weights(tmp_path, of_two_workers):
+    two = of_two_workers
+    objective = objective_for(LocalTeam())
+    record = train(objective, examples_in(tmp_path), plan=SLOW, team=LocalTeam(), out=tmp_path)
+    assert len(record.history) == 2
+    for ours, theirs in zip(record.history, two["history"], strict=True):
+        for name in ("loss", "loss_main", "loss_aux", "pus_active"):
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-4)
+    for name, value in objective.net.state_dict().items():
+        # Rounding grows through the layers of an untrained network; batch norms of half the batch differ by tenths.
+        assert torch.allclose(two["net"][name].float(), value.float(), atol=2e-3, rtol=2e-3), name
+
+
+def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path):
+    def run(out: Path, report=lambda figures: None) -> dict[str, torch.Tensor]:
+        objective = objective_for(LocalTeam())
+        for module in objective.net.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.5
+        train(objective, examples_in(tmp_path / "data"), plan=PLAN, team=LocalTeam(), out=out, report=report)
+        return objective.net.state_dict()
+
+    class EndedError(Exception):
+        pass
+
+    def end_after(epoch: int):
+        def report(figures: dict[str, float]) -> None:
+            if figures["epoch"] == epoch:
+                raise EndedError
+
+        return report
+
+    whole = run(tmp_path / "whole")
+    for epoch in (2, 3):
+        with pytest.raises(EndedError):
+            run(tmp_path / "broken", end_after(epoch))
+    again = run(tmp_path / "broken")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    figures = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "broken")
+    ]
+    assert [epoch["epoch"] for epoch in figures[1]] == [1, 2, 3]
+    assert [epoch["loss"] for epoch in figures[0]] == [epoch["loss"] for epoch in figures[1]]
+
+
+def test_epochs_after_the_last_checkpoint_are_done_again_and_told_once(tmp_path):
+    class Ended(Exception):  # noqa: N818
+        pass
+
+    def end(figures: dict[str, float]) -> None:
+        if figures["epoch"] == 3:
+            raise Ended
+
+    plan, out = replace(PLAN, epochs=4, checkpoint_every=2), tmp_path / "run"
+    with pytest.raises(Ended):
+        train(Line(), examples_in(tmp_path / "d"), plan=plan, team=LocalTeam(), out=out, report=end)
+    assert len(torch.load(out / CHECKPOINT, weights_only=True)["history"]) == 2
+    told: list[float] = []
+    train(Line(), examples_in(tmp_path / "d"), plan=plan, team=LocalTeam(), out=out,
+          report=lambda figures: told.append(figures["epoch"]))  # fmt: skip
+    assert told == [3, 4]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+class Line(Objective):
+    """The smallest thing that learns: a backbone weight, a head weight and a bias."""
+
+    def __init__(self, poison: float = 0.0):
+        super().__init__()
+        self.net = nn.Module()
+        self.net.backbone = nn.Linear(1, 1, bias=False)
+        self.net.head = nn.Linear(1, 1)
+        self.poison = poison
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        means = images.float().mean(dim=(1, 2, 3))[:, None] / 255
+        return {"loss": self.net.head(self.net.backbone(means)).square().mean() + self.poison}
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_with_step_and_images(tmp_path, poison):
+    with pytest.raises(UserError, match=r"^the loss is (nan|inf) at step 1: .*photo\d, photo\d, photo\d, photo\d$"):
+        train(Line(poison), examples_in(tmp_path), plan=PLAN, team=LocalTeam(), out=tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_batch_norm_of_one_image_is_refused(tmp_path):
+    with pytest.raises(UserError, match="batch_size must be at least 2"):
+        train(objective_for(LocalTeam()), examples_in(tmp_path), plan=replace(PLAN, batch_size=1), team=LocalTeam(),
+              out=tmp_path)  # fmt: skip
+
+
+def test_new_layers_learn_faster_and_only_matrices_decay():
+    objective = Line()
+    optimizer = make_optimizer(objective, PLAN)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    net = objective.net
+    assert found[id(net.backbone.weight)] == (0.01, 1e-3)
+    assert found[id(net.head.weight)] == (pytest.approx(0.1), 1e-3)
+    assert found[id(net.head.bias)] == (pytest.approx(0.1), 0.0)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    adamw = make_optimizer(objective, replace(PLAN, optimizer="adamw"))
+    assert isinstance(adamw, torch.optim.AdamW)
+    set_rates(adamw, 0.5)
+    assert [group["lr"] for group in adamw.param_groups] == [pytest.approx(v) for v in (0.005, 0.05, 0.05)]
+
+
+def test_frozen_parameters_are_not_given_to_the_optimizer():
+    objective = Line()
+    objective.net.backbone.requires_grad_(False)
+    groups = make_optimizer(objective, PLAN).param_groups
+    assert sum(len(group["params"]) for group in groups) == 2
+
+
+def test_rate_falls_from_1_by_the_power_after_a_linear_rise():
+    assert [rate(step, steps=4, power=1.0) for step in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert rate(50, steps=100, power=0.9) == pytest.approx(0.5**0.9)
+    assert rate(0, steps=100, power=1.0, warmup=2) == 0.5 and rate(1, steps=100, power=1.0, warmup=2) == 0.99
+
+
+def test_a_global_mean_of_nothing_is_0_with_gradient_0():
+    values = torch.zeros(3, requires_grad=True)
+    mean = global_mean(values, count=0, team=LocalTeam())
+    mean.backward()
+    assert mean.item() == 0 and values.grad is not None
