@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint install clean
 
 demo: install
-	$(BIN)/python -m pmm_ray.run conf/recipe/demo.yaml
+	$(BIN)/python -m pmm_ray.run conf/recipe/demo.yaml conf/data/shapes.yaml
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,0 +1,203 @@
+"""The stages that the recipes are made of, bound to one run, config, data set and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pmm_ray.artefacts import Artefact, Folder
+from pmm_ray.config import Config, CrfConfig, MasksConfig, PusConfig
+from pmm_ray.data.dataset import Dataset, Split
+from pmm_ray.errors import UserError
+from pmm_ray.pipeline import Runner
+
+NO_PUS = PusConfig(variant="none")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of a result table for one seed. `variant` tells rows apart of which the table shows the best.
+
+    `values` maps a column ('train masks', 'val', 'val + CRF', ...) to a mIoU in [0, 1].
+    """
+
+    row: str
+    seed: int
+    values: dict[str, float]
+    variant: str = ""
+    cycle: int | None = None
+
+
+@dataclass
+class Method:
+    """The stages with run, config and data set bound: a recipe names only what goes from one to the next."""
+
+    run: Runner
+    config: Config
+    data: Dataset
+    seed: int
+    scores: list[Score] = field(default_factory=list)
+
+    # Image-level labels -> CAMs -> pseudo-masks.
+
+    def cams(self) -> Artefact:
+        """CAMs of the training images: from a classifier trained on their labels, or made elsewhere."""
+        cam, photos = self.config.cam, self.data.train.photos
+        if cam.npy is not None:
+            return self.run("import_cams", title="CAMs made elsewhere", photos=photos, folder=Folder.of(cam.npy))
+        plain = cam.train.model_copy(update={"multi_crop": False})
+        model = self._classifier("CAM classifier", plain, rough_masks=None)
+        if cam.train.multi_crop:
+            alpha = cam.train.multi_crop_alpha
+            rough = MasksConfig(maker="baseline", cvs=False, alpha=alpha, crf=CrfConfig(preset="baseline"))
+            masks = self.masks(self._cams_of("rough CAMs", model), rough, title="rough masks")
+            model = self._classifier("CAM classifier on crops", cam.train, rough_masks=masks)
+        return self._cams_of("CAMs", model)
+
+    def _classifier(self, title: str, train: Any, *, rough_masks: Artefact | None) -> Artefact:
+        return self.run(
+            "train_cam",
+            title=title,
+            seed=self.seed,
+            photos=self.data.train.photos,
+            rough_masks=rough_masks,
+            net=self.config.cam.net,
+            train=train,
+        )
+
+    def _cams_of(self, title: str, model: Artefact) -> Artefact:
+        return self.run(
+            "infer_cams", title=title, photos=self.data.train.photos, model=model, infer=self.config.cam.infer
+        )
+
+    def masks(self, cams: Artefact, masks: MasksConfig, *, title: str = "pseudo-masks") -> Artefact:
+        """Pseudo-masks of the training images."""
+        return self.run("make_masks", title=title, photos=self.data.train.photos, cams=cams, masks=masks)
+
+    # Masks -> segmentation -> the next cycle's masks.
+
+    def segmentation(self, masks: Artefact, pus: PusConfig, *, title: str) -> tuple[Artefact, dict[str, float]]:
+        """A segmentation network trained on masks, its checkpoint the last or `best_val`'s choice; and its scores."""
+        seg = self.config.seg
+        choose = self.config.cycles.checkpoint == "best_val"
+        model = self.run(
+            "train_seg",
+            title=title,
+            seed=self.seed,
+            photos=self.data.train.photos,
+            masks=masks,
+            arch=seg.arch,
+            net=seg.net,
+            train=seg.train,
+            pus=pus,
+            snapshots=choose,
+        )
+        active = {"PUS active": model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
+        model = self._best_on_val(model, title=title) if choose else model
+        return model, self._score_on_val(model, title=title, crf=self.config.eval.crf) | active
+
+    def _best_on_val(self, model: Artefact, *, title: str) -> Artefact:
+        """The epoch with the best mIoU on val. It sees ground truth, so every score after it is an optimistic one."""
+        if self.data.val is None or self.data.val.truth is None:
+            raise UserError("cycles.checkpoint=best_val needs a validation set with ground truth; use 'last'")
+        best, best_score = model, -1.0
+        for epoch in range(1, self.config.seg.train.epochs + 1):
+            snapshot = Artefact(model.stage, f"{model.fingerprint}/{epoch}", model.path / "snapshots" / f"{epoch:04d}")
+            values = self._score_on_val(snapshot, title=f"{title}, epoch {epoch} (choice by val, sees ground truth)")
+            if values.get("val", -1.0) > best_score:
+                best, best_score = snapshot, values["val"]
+        return best
+
+    def next_masks(self, model: Artefact) -> Artefact:
+        """Cyclic pseudo-masks: the network's own prediction of the training images."""
+        return self.run(
+            "predict_masks",
+            title="masks of the next cycle",
+            photos=self.data.train.photos,
+            model=model,
+            predict=self.config.seg.predict,
+            label_filter=self.config.cycles.label_filter,
+            crf=self.config.cycles.crf,
+        )
+
+    # Evaluation: the only stages that see ground truth.
+
+    def score_cams(self, cams: Artefact) -> dict[str, float]:
+        """mIoU of the CAM at the best threshold of the curve."""
+        train = self.data.train
+        if train.truth is None:
+            return {}
+        found = self.run(
+            "evaluate_cams",
+            title="score of the CAMs",
+            photos=train.photos,
+            cams=cams,
+            truth=train.truth,
+            thresholds=self.config.eval.thresholds,
+            min_images=self.config.eval.min_images,
+        )
+        return self._values("train masks", found)
+
+    def score_masks(self, masks: Artefact, *, title: str = "score of the masks") -> dict[str, float]:
+        """mIoU of masks on the training images, whose image-level labels are given."""
+        return self._score(self.data.train, masks, "masks", "train masks", title)
+
+    def _score_on_val(self, model: Artefact, *, title: str, crf: bool = False) -> dict[str, float]:
+        """mIoU of a network on the validation images, as it is and, with `crf`, after the CRF."""
+        val = self.data.val
+        if val is None:
+            return {}
+        predicted = self.run(
+            "predict_masks",
+            title=f"{title}: prediction of val",
+            photos=val.photos,
+            model=model,
+            predict=self.config.seg.predict,
+            label_filter=False,
+            crf=CrfConfig(preset="segmentation") if crf else None,
+        )
+        values = self._score(val, predicted, "raw", "val", f"{title}: score on val")
+        if crf:
+            values |= self._score(val, predicted, "masks", "val + CRF", f"{title}: score on val with CRF")
+        return values
+
+    def _score(self, split: Split, masks: Artefact, folder: str, column: str, title: str) -> dict[str, float]:
+        if split.truth is None:
+            return {}
+        crf = " + CRF" if column.endswith("CRF") else ""
+        found = self.run(
+            "evaluate_masks",
+            title=title,
+            photos=split.photos,
+            masks=masks,
+            folder=folder,
+            truth=split.truth,
+            min_images=self.config.eval.min_images,
+            protocol=f"{self.data.name} {split.name}{crf}, {split.truth.protocol}, 255 left out",
+        )
+        return self._values(column, found)
+
+    def _values(self, column: str, found: Artefact) -> dict[str, float]:
+        if not found.done:
+            return {}
+        facts = found.facts
+        return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]}
+
+    def overlays(self, split: Split, *, cams: Artefact | None, masks: Artefact, folder: str = "masks") -> None:
+        """Pictures of photo, CAM, mask and ground truth."""
+        if count := self.config.tracking.overlays:
+            self.run(
+                "draw_overlays",
+                title="overlays",
+                photos=split.photos,
+                cams=cams,
+                masks=masks,
+                folder=folder,
+                truth=split.truth,
+                count=count,
+            )
+
+    def record(self, row: str, values: dict[str, float], *, variant: str = "", cycle: int | None = None) -> None:
+        """Keep one line for the table, and log it with the run it belongs to."""
+        self.scores.append(Score(row, self.seed, values, variant, cycle))
+        self.run.tracker.metrics({f"{name} mIoU": value for name, value in values.items()})

@@ -1,0 +1,145 @@
+"""Running stages: find what is done, do what is not, write the manifest, tell MLflow and the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pmm_ray.artefacts import Artefact, Fingerprinted, Store, digest_file
+from pmm_ray.config import Config, NetConfig, Section
+from pmm_ray.stages.stage import Context
+from pmm_ray.tracking import RunHandle
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the plan: a stage, its artefact, and whether it had been done before."""
+
+    title: str
+    artefact: Artefact
+    was_done: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One image that a stage could not use."""
+
+    stage: str
+    image: str
+    why: str
+
+
+@dataclass
+class Runner:
+    """Calls stages by name: ``run("make_masks", title="pseudo-masks", photos=..., cams=..., masks=...)``.
+
+    Arguments that have a fingerprint are the stage's inputs, all others its settings; together they name its artefact.
+    With `dry` nothing runs and the plan is only written down. Ray starts with the first stage that has work to do.
+    """
+
+    config: Config
+    store: Store
+    tracker: RunHandle
+    dry: bool = False
+    steps: list[Step] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    _ray: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _tags: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, stage: str, *, title: str, seed: int | None = None, **arguments: Any) -> Artefact:
+        """The artefact of `stage`, made now if it is not there yet. `seed` only where chance plays a part."""
+        inputs = {name: value for name, value in arguments.items() if value is None or hasattr(value, "fingerprint")}
+        settings = {name: _identity(value) for name, value in arguments.items() if name not in inputs}
+        artefact = self.store.artefact(stage, settings=settings, inputs=inputs, seed=seed)
+        self.steps.append(Step(title, artefact, artefact.done))
+        if self.dry:
+            return artefact
+        tags = {"stage": stage, "artefact": str(artefact.path), "fingerprint": artefact.fingerprint} | self._tags
+        tags |= {} if seed is None else {"seed": str(seed)}
+        with self.tracker.child(title, tags=tags, params=settings, key=artefact.fingerprint) as handle:
+            if artefact.done:
+                say(f"{title}: done before")
+            else:
+                with _only_one(artefact, title):
+                    if not artefact.done:
+                        self._make(artefact, title, seed, settings, inputs, arguments, handle)
+            facts = artefact.facts
+            handle.metrics(facts)
+        self.failures += [Failure(title, name, why) for name, why in facts.get("failed", [])]
+        return artefact
+
+    @contextlib.contextmanager
+    def group(self, name: str, **tags: object) -> Iterator[RunHandle]:
+        """A nested run of its own in MLflow for the stages called inside: one cycle, or one seed."""
+        outer, outer_tags = self.tracker, self._tags
+        self._tags = outer_tags | {key: str(value) for key, value in tags.items()}
+        try:
+            with outer.child(name, tags=self._tags, params={}, key=name) as self.tracker:
+                yield self.tracker
+        finally:
+            self.tracker, self._tags = outer, outer_tags
+
+    def close(self) -> None:
+        """Leave Ray, ending it if this run began it."""
+        self._ray.close()
+        self._ray = contextlib.ExitStack()
+
+    def _make(
+        self,
+        artefact: Artefact,
+        title: str,
+        seed: int | None,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Fingerprinted | None],
+        arguments: Mapping[str, Any],
+        handle: RunHandle,
+    ) -> None:
+        self._start_ray()
+        say(f"{title} ...")
+        start = time.monotonic()
+        context = Context(artefact.path, seed or 0, self.config.cluster, handle.log, title)
+        function = getattr(importlib.import_module(f"pmm_ray.stages.{artefact.stage}"), artefact.stage)
+        facts = function(**arguments, context=context)
+        seconds = time.monotonic() - start
+        self.store.finish(artefact, settings=settings, inputs=inputs, seed=seed, facts=facts, seconds=seconds)
+        say(f"{title}: done in {seconds:.1f} s -> {artefact.path}")
+
+    def _start_ray(self) -> None:
+        from pmm_ray.cluster.session import session, started
+
+        if not started():
+            self._ray.enter_context(session(self.config.cluster))
+
+
+def say(text: str) -> None:
+    """One plain line to the user."""
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def _only_one(artefact: Artefact, title: str) -> Iterator[None]:
+    """Two runs that share a store must not make the same artefact at once: the second waits, then finds it done."""
+    artefact.path.mkdir(parents=True, exist_ok=True)
+    with Path(artefact.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{title}: another run is making {artefact.path}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, NetConfig):
+        # A weights file counts by its content: moved, it is the same network; changed, it is another.
+        found = value.identity()
+        if value.weights not in ("pretrained", "none"):
+            found["weights"] = digest_file(Path(value.weights))
+        return found
+    return value.identity() if isinstance(value, Section) else value

@@ -1,0 +1,84 @@
+"""Imports point down; Ray, MLflow and pydensecrf have one importer each."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pmm_ray"
+SCIENCE = (
+    *("data", "masks", "nets", "losses", "metrics.py"),
+    *("training.py", "teams.py", "checkpoints.py", "inference.py"),
+)
+# From the ground up. A module may import from its own floor and from those below.
+FLOORS = (
+    ("errors", "files", "flat", "__init__", "progress"),
+    SCIENCE,
+    ("config", "artefacts", "cluster", "tracking", "report", "settings"),
+    ("stages",),
+    ("pipeline",),
+    ("method",),
+    ("recipes",),
+    ("run",),
+)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module name imported anywhere in a file, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def floor(module: str) -> int:
+    """The floor of 'data/voc.py' or 'pmm_ray.data.voc'."""
+    top = module.removeprefix("pmm_ray.").replace("/", ".").split(".")[0]
+    return next(n for n, names in enumerate(FLOORS) if top in {name.removesuffix(".py") for name in names})
+
+
+def test_the_walk_sees_the_package():
+    assert len(modules()) > 20
+    assert "pmm_ray.config" in imported(PACKAGE / "pipeline.py")
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [("ray", ("cluster/",)), ("mlflow", ("tracking.py",)), ("pydensecrf", ("masks/crf.py",))],
+)
+def test_only_its_home_imports_a_library(library, homes):
+    users = [
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        if any(name == library or name.startswith(f"{library}.") for name in imported(path))
+    ]
+    assert users, f"nobody imports {library}"
+    assert [user for user in users if not user.startswith(homes)] == []
+
+
+def test_the_science_knows_neither_config_nor_artefacts():
+    known = {
+        str(path.relative_to(PACKAGE)): name
+        for path in modules()
+        if str(path.relative_to(PACKAGE)).startswith(SCIENCE)
+        for name in imported(path)
+        if name in ("pmm_ray.config", "pmm_ray.artefacts", "pmm_ray.tracking") or name.startswith("pmm_ray.stages")
+    }
+    assert known == {}
+
+
+def test_imports_point_down():
+    up = [
+        (str(path.relative_to(PACKAGE)), name)
+        for path in modules()
+        for name in imported(path)
+        if name.startswith("pmm_ray.") and floor(name) > floor(str(path.relative_to(PACKAGE)).removesuffix(".py"))
+    ]
+    assert up == []

@@ -1,0 +1,168 @@
+"""What is done again, and what is not."""
+
+import multiprocessing
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from pmm_ray.artefacts import Artefact, Folder, Store, digest
+from pmm_ray.config import Config, MasksConfig, NetConfig
+from pmm_ray.errors import UserError
+from pmm_ray.pipeline import Runner
+from pmm_ray.tracking import RunHandle
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A stage 'fake' that counts how often it is called, and what it saw."""
+    seen = []
+
+    def fake(*, context, **arguments):
+        seen.append((context, arguments))
+        (context.out / "work.txt").write_text("done")
+        return {"miou": 0.5, "failed": [["a.jpg", "truncated; replace it"]]}
+
+    monkeypatch.setitem(sys.modules, "pmm_ray.stages.fake", SimpleNamespace(fake=fake))
+    monkeypatch.setattr(Runner, "_start_ray", lambda self: None)
+    return seen
+
+
+def runner(tmp_path, **more):
+    return Runner(Config(), Store(tmp_path), RunHandle(), **more)
+
+
+def photos(fingerprint="p"):
+    return SimpleNamespace(fingerprint=fingerprint)
+
+
+def test_equal_work_is_done_once_also_by_another_runner(tmp_path, calls):
+    first = runner(tmp_path)("fake", title="x", photos=photos(), masks=MasksConfig())
+    again = runner(tmp_path)("fake", title="x", photos=photos(), masks=MasksConfig())
+    assert first == again
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"photos": photos("q")}, {"masks": MasksConfig(alpha=4)}, {"seed": 1}, {"photos": None}]
+)
+def test_another_input_setting_or_seed_is_other_work(tmp_path, calls, change):
+    run = runner(tmp_path)
+    given = {"photos": photos(), "masks": MasksConfig(), "seed": 0}
+    run("fake", title="x", **given)
+    run("fake", title="x", **(given | change))
+    assert len(calls) == 2
+
+
+def test_a_change_upstream_redoes_what_depends_on_it_and_no_more(tmp_path, calls):
+    run = runner(tmp_path)
+
+    def recipe(alpha):
+        cams = run("fake", title="cams", photos=photos())
+        masks = run("fake", title="masks", cams=cams, masks=MasksConfig(alpha=alpha))
+        return run("fake", title="model", masks=masks)
+
+    recipe(11)
+    recipe(4)
+    assert len(calls) == 3 + 2
+
+
+def test_a_dry_run_names_the_same_artefacts_and_touches_nothing(tmp_path, calls):
+    dry = runner(tmp_path / "store", dry=True)
+    planned = dry("fake", title="x", photos=photos())
+    assert not calls and not (tmp_path / "store").exists()
+    assert [step.was_done for step in dry.steps] == [False]
+    assert runner(tmp_path / "store")("fake", title="x", photos=photos()) == planned
+
+
+def test_a_stage_that_fails_leaves_its_work_and_no_manifest(tmp_path, calls, monkeypatch):
+    def broken(*, context, **_):
+        (context.out / "half.txt").write_text("half")
+        raise RuntimeError("power cut")
+
+    monkeypatch.setitem(sys.modules, "pmm_ray.stages.fake", SimpleNamespace(fake=broken))
+    run = runner(tmp_path)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run("fake", title="x", photos=photos())
+    artefact = run.steps[0].artefact
+    assert not artefact.done
+    assert (artefact.path / "half.txt").exists()
+
+
+def test_the_manifest_says_what_made_the_artefact(tmp_path, calls):
+    artefact = runner(tmp_path)("fake", title="x", seed=3, photos=photos(), masks=MasksConfig(alpha=4))
+    manifest = artefact.manifest
+    assert manifest["inputs"] == {"photos": "p"}
+    assert manifest["settings"]["masks"]["alpha"] == 4
+    assert manifest["seed"] == 3
+    assert {"commit", "versions", "finished", "seconds"} <= manifest.keys()
+
+
+def test_images_that_failed_are_listed_at_the_end_also_when_the_stage_was_done_before(tmp_path, calls):
+    for _ in range(2):
+        run = runner(tmp_path)
+        run("fake", title="masks", photos=photos())
+        assert [(item.stage, item.image, item.why) for item in run.failures] == [
+            ("masks", "a.jpg", "truncated; replace it")
+        ]
+
+
+def test_a_weights_file_counts_by_its_content_and_not_by_its_place(tmp_path, calls):
+    run = runner(tmp_path / "store")
+    for name, content in (("a.pth", b"1"), ("b.pth", b"1"), ("c.pth", b"2")):
+        (tmp_path / name).write_bytes(content)
+        run("fake", title="x", net=NetConfig(weights=str(tmp_path / name)))
+    assert len(calls) == 2
+
+
+def test_a_missing_weights_file_is_told_before_any_work(tmp_path, calls):
+    with pytest.raises(UserError, match=r"gone\.pth"):
+        runner(tmp_path, dry=True)("fake", title="x", net=NetConfig(weights="gone.pth"))
+
+
+def _make_slowly(root, log):
+    def slow(*, context, **_):
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.5)
+        return {}
+
+    sys.modules["pmm_ray.stages.slow"] = SimpleNamespace(slow=slow)
+    Runner._start_ray = lambda self: None
+    Runner(Config(), Store(root), RunHandle())("slow", title="x", photos=photos())
+
+
+def test_two_runs_at_once_make_an_artefact_once(tmp_path):
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_make_slowly, args=(tmp_path / "store", log)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    assert log.read_text() == "made\n"
+
+
+def test_digest_does_not_depend_on_the_order_of_keys():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_a_folder_is_known_by_its_files(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"1")
+    before = Folder.of(str(tmp_path))
+    (tmp_path / "b.npy").write_bytes(b"1")
+    assert Folder.of(str(tmp_path)).fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_missing_or_empty_folder_is_one_clear_line(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=name):
+        Folder.of(str(tmp_path / name))
+
+
+def test_an_artefact_is_done_when_its_manifest_is_there(tmp_path):
+    assert not Artefact("x", "f", tmp_path / "nothing").done
