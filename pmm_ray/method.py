@@ -164,7 +164,9 @@ class Method:
     def _score(self, split: Split, masks: Artefact, folder: str, column: str, title: str) -> dict[str, float]:
         if split.truth is None:
             return {}
-        crf = " + CRF" if column.endswith("CRF") else ""
+        how = {"masks": "image-level labels given", "raw": "no labels given, no CRF"}[folder]
+        if split is self.data.val and folder == "masks":
+            how = "no labels given, CRF preset segmentation"
         found = self.run(
             "evaluate_masks",
             title=title,
@@ -173,7 +175,7 @@ class Method:
             folder=folder,
             truth=split.truth,
             min_images=self.config.eval.min_images,
-            protocol=f"{self.data.name} {split.name}{crf}, {split.truth.protocol}, 255 left out",
+            protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 left out",
         )
         return self._values(column, found)
 

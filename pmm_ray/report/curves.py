@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,38 +57,6 @@ def class_bars(scores: Mapping[str, Mapping[str, float | None]], path: Path, *, 
     axes.set_ylim(max(len(classes), 1) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     _finish(figure, axes, path, legend=len(scores) > 1)
-
-
-def loss_curves(stages: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, key: str = "loss") -> None:
-    """The training loss over epochs, one line per stage, on a logarithmic scale where all are positive.
-
-    Args:
-        stages: name -> the rows of its `metrics.jsonl` (see `read_metrics`), each with `key` and perhaps 'epoch'.
-        path: PNG to write.
-        key: which figure to draw.
-    """
-    figure, axes = _figure("", "epoch", key)
-    positive = True
-    for number, (name, rows) in enumerate(stages.items()):
-        points = [(row.get("epoch", place), row[key]) for place, row in enumerate(rows) if row.get(key) is not None]
-        points = [point for point in points if math.isfinite(point[1])]
-        if points:
-            positive &= min(value for _, value in points) > 0
-            axes.plot(*zip(*points, strict=True), color=_COLOURS[number % len(_COLOURS)], label=name)
-    if positive and axes.lines:
-        axes.set_yscale("log")
-    _finish(figure, axes, path, legend=len(stages) > 0)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def _figure(title: str, across: str, up: str, *, height: float = 3.4) -> tuple[Any, Axes]:

@@ -18,6 +18,7 @@ from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.masks.cam import threshold_mask
+from pmm_ray.report.curves import threshold_curve
 from pmm_ray.stages.cam_files import cam_places
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.stage import Context, Facts
@@ -63,10 +64,14 @@ def evaluate_cams(
     failed = failures(table, title=context.title)
     found = [row for row in table.to_pylist() if row["status"] == OK]
     curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]
+    of_threshold = {f"{threshold:g}": figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)}
+    picture = context.out / "curve.png"
+    threshold_curve({"CAM": of_threshold}, picture, title=context.title)
+    context.log.picture(picture, "curve.png")
     best = max(range(len(thresholds)), key=lambda k: curve[k]["miou"] or 0.0)
     return {
         **curve[best],
-        "curve": {f"{threshold:g}": figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)},
+        "curve": of_threshold,
         "best_threshold": thresholds[best],
         "images": len(found),
         "without_truth": len(photos) - len(rows),

@@ -17,6 +17,7 @@ from pmm_ray.cluster.worker import Row, one_by_one
 from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
+from pmm_ray.report.curves import class_bars
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.mask_files import mask_errors, mask_paths
 from pmm_ray.stages.stage import Context, Facts
@@ -65,8 +66,12 @@ def evaluate_masks(
     write_table(_joined(scored, masks), context.out / SCORES_FILE)
     found = scored.to_pylist()
     matrix = total(found, num_classes=len(photos.classes))
+    figures = set_scores(matrix, found, photos, min_images=min_images)
+    picture = context.out / "iou.png"
+    class_bars({context.title: figures["iou"]}, picture, title=context.title)
+    context.log.picture(picture, "iou.png")
     return {
-        **set_scores(matrix, found, photos, min_images=min_images),
+        **figures,
         "images": len(found),
         "without_truth": len(photos) - len(rows),
         "failed": failed,
