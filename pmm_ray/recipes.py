@@ -38,8 +38,9 @@ def ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
             cams = it.cams()
             it.record("CAM, best threshold", it.score_cams(cams))
             for row, variant, setting in mask_makers(config):
-                made = it.masks(cams, setting, title=f"{row}, {variant}")
-                it.record(row, it.score_masks(made, title=f"score of {row}, {variant}"), variant=variant)
+                title = f"{row}, {variant}" if variant else row
+                made = it.masks(cams, setting, title=title)
+                it.record(row, it.score_masks(made, title=f"score of {title}"), variant=variant)
             masks = it.masks(cams, config.masks)
             it.record("masks as configured", it.score_masks(masks))
             it.overlays(data.train, cams=cams, masks=masks)

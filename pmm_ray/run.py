@@ -125,10 +125,10 @@ def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunH
     from pmm_ray.files import write_atomic
     from pmm_ray.report.tables import ablation_table, cycle_table, seeds_table
 
-    note = protocol(data)
-    if not any(score.values for score in scores):
+    if data.train.truth is None and (data.val is None or data.val.truth is None):
         print(f"nothing was scored: {data.name} has no ground truth")
         return
+    note = protocol(data)
     if config.recipe == "ablation":
         tables = {"ablation": ablation_table(scores, note=note), "seeds": seeds_table(scores)}
     else:

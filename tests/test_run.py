@@ -17,7 +17,7 @@ import pytest
 
 from pmm_ray.run import main
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 NET = "{backbone: resnet10t, weights: none, batch_norm: train, output_stride: 32}"
 
@@ -152,7 +152,7 @@ def test_without_ground_truth_the_masks_are_the_same(finished, tmp_path):
 def test_an_interrupt_says_how_to_go_on(finished, tmp_path):
     folder, _ = finished
     process = start(tiny(folder, f"store={tmp_path / 'store'}"))
-    while not (tmp_path / "store/train_cam").exists():
+    while not any((tmp_path / "store").glob("train_cam/*/checkpoint.pt")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +77,7 @@ def _start(cluster: ClusterConfig) -> Path | None:
     }
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     folder = None
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         with contextlib.nullcontext() if cluster.verbose else _hushed():
@@ -92,6 +95,9 @@ def _start(cluster: ClusterConfig) -> Path | None:
         where = f"at {address}" if address else "on this machine"
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no Ray {where}: {first}; see cluster.address (null starts a local one)") from error
+    # Ray puts its own handler in place of the program's, which knows better what a termination means.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)
     _quieten(cluster.verbose)
     return folder
 

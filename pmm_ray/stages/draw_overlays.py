@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
 
 from PIL import Image
 
@@ -18,8 +18,6 @@ from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, overl
 from pmm_ray.stages.mask_files import mask_paths
 from pmm_ray.stages.stage import Context, Facts
 
-_T = TypeVar("_T")
-
 
 def draw_overlays(
     *,
@@ -31,7 +29,7 @@ def draw_overlays(
     count: int,
     context: Context,
 ) -> Facts:
-    """Draw `count` images, evenly spaced over those that have a mask, so that reruns show the same ones.
+    """Draw `count` of the images that have a mask; reruns, and other masks of the same images, show the same ones.
 
     Writes overlays/<name>.png for each and all of them as overlays/contact.png, and logs them. An image that cannot be
     drawn is listed in the facts and stops nothing.
@@ -50,7 +48,7 @@ def draw_overlays(
     """
     of_mask = mask_paths(masks, folder)
     of_cam = {} if cams is None else cam_index(cams.path / "cams")
-    chosen = evenly_spaced([photo for photo in photos.photos if photo.name in of_mask], count)
+    chosen = sample([photo for photo in photos.photos if photo.name in of_mask], count)
     aspect = common_aspect(sizes.values()) if (sizes := _sizes(chosen)) else None
     drawn: list[str] = []
     failed: list[list[str]] = []
@@ -90,10 +88,13 @@ def _sizes(photos: Sequence[Photo]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def evenly_spaced(items: Sequence[_T], count: int) -> list[_T]:
-    """The middles of `count` equal stretches of the list; all of a shorter list."""
-    count = min(count, len(items))
-    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
+def sample(photos: Sequence[Photo], count: int) -> list[Photo]:
+    """At most `count` photos, the same ones each time, in the list's order.
+
+    Chosen by a hash of the name: a list is often sorted in a way that a regular step would fall in with.
+    """
+    chosen = sorted(photos, key=lambda photo: hashlib.sha256(photo.name.encode()).digest())[:count]
+    return [photo for photo in photos if photo in chosen]
 
 
 def _file_name(name: str) -> str:

@@ -16,7 +16,7 @@ from pmm_ray.config import ClusterConfig
 from pmm_ray.data.cams import Cam, write_cams
 from pmm_ray.data.dataset import Classes, Photo, Photos, Truth
 from pmm_ray.data.images import read_image, write_label
-from pmm_ray.stages.draw_overlays import draw_overlays, evenly_spaced
+from pmm_ray.stages.draw_overlays import draw_overlays, sample
 from pmm_ray.stages.stage import Context
 
 CLASSES = Classes(("background", "cat"), ((0, 0, 0), (200, 0, 0)))
@@ -96,13 +96,9 @@ def test_nothing_to_draw_is_no_error(made, tmp_path):
     assert facts == {"pictures": [], "failed": []}
 
 
-def test_a_choice_is_spread_over_the_list():
-    assert evenly_spaced(range(100), 4) == [12, 37, 62, 87]
-    assert evenly_spaced("abc", 5) == ["a", "b", "c"] and evenly_spaced("abc", 1) == ["b"]
-    assert evenly_spaced("abc", 0) == evenly_spaced("", 3) == []
-
-
-def test_the_log_of_a_disabled_tracker_suits_a_context(tmp_path):
-    from pmm_ray.tracking import RunLog
-
-    assert pickle.loads(pickle.dumps(Context(tmp_path, 0, ClusterConfig(), RunLog(), "x"))).log == RunLog()
+def test_a_choice_does_not_fall_in_with_the_order_of_the_list():
+    photos = [Photo(f"train_{n:04d}", "x.jpg", (1 + n % 5,)) for n in range(240)]
+    chosen = sample(photos, 20)
+    assert len(chosen) == 20 and {photo.labels for photo in chosen} == {(c,) for c in range(1, 6)}
+    assert chosen == sample(photos, 20) == sorted(chosen, key=lambda photo: photo.name)
+    assert sample(photos[:2], 5) == photos[:2] and sample([], 3) == []
