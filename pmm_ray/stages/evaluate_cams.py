@@ -64,14 +64,14 @@ def evaluate_cams(
     failed = failures(table, title=context.title)
     found = [row for row in table.to_pylist() if row["status"] == OK]
     curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]
-    of_threshold = {f"{threshold:g}": figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)}
+    of_threshold = {threshold: figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)}
     picture = context.out / "curve.png"
     threshold_curve({"CAM": of_threshold}, picture, title=context.title)
     context.log.picture(picture, "curve.png")
     best = max(range(len(thresholds)), key=lambda k: curve[k]["miou"] or 0.0)
     return {
         **curve[best],
-        "curve": of_threshold,
+        "curve": {f"{threshold:g}": miou for threshold, miou in of_threshold.items()},
         "best_threshold": thresholds[best],
         "images": len(found),
         "without_truth": len(photos) - len(rows),
