@@ -12,6 +12,8 @@ from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
 
 NO_PUS = PusConfig(variant="none")
+PUS_ACTIVE = "PUS active"
+"""Column with the share of steps on which PUS acted."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Score:
     values: dict[str, float]
     variant: str = ""
     cycle: int | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """The values under names for MLflow."""
+        plain = {name.replace("(", "").replace(")", ""): value for name, value in self.values.items()}
+        return {name if name == PUS_ACTIVE else f"{name} mIoU": value for name, value in plain.items()}
 
 
 @dataclass
@@ -92,7 +99,7 @@ class Method:
             pus=pus,
             snapshots=choose,
         )
-        active = {"PUS active": model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
+        active = {PUS_ACTIVE: model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
         model = self._best_on_val(model, title=title) if choose else model
         return model, self._score_on_val(model, title=title, crf=self.config.eval.crf) | active
 
@@ -201,5 +208,6 @@ class Method:
 
     def record(self, row: str, values: dict[str, float], *, variant: str = "", cycle: int | None = None) -> None:
         """Keep one line for the table, and log it with the run it belongs to."""
-        self.scores.append(Score(row, self.seed, values, variant, cycle))
-        self.run.tracker.metrics({f"{name} mIoU": value for name, value in values.items()})
+        score = Score(row, self.seed, values, variant, cycle)
+        self.scores.append(score)
+        self.run.tracker.metrics(score.metrics())

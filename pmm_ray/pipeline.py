@@ -75,12 +75,13 @@ class Runner:
         return artefact
 
     @contextlib.contextmanager
-    def group(self, name: str, **tags: object) -> Iterator[RunHandle]:
-        """A nested run of its own in MLflow for the stages called inside: one cycle, or one seed."""
+    def group(self, kind: str, number: int, **tags: object) -> Iterator[RunHandle]:
+        """A nested run of its own in MLflow for the stages called inside: one 'cycle', or one 'seed'."""
+        name = f"{kind} {number}"
         outer, outer_tags = self.tracker, self._tags
-        self._tags = outer_tags | {key: str(value) for key, value in tags.items()}
+        self._tags = outer_tags | {key: str(value) for key, value in {kind: number, **tags}.items()}
         try:
-            with outer.child(name, tags=self._tags, params={}, key=name) as self.tracker:
+            with outer.child(name, tags=self._tags | {"stage": kind}, params={}, key=name) as self.tracker:
                 yield self.tracker
         finally:
             self.tracker, self._tags = outer, outer_tags

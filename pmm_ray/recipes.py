@@ -19,13 +19,14 @@ def pmm(run: Runner, config: Config, data: Dataset) -> list[Score]:
     masks = it.masks(cams, config.masks)
     it.overlays(data.train, cams=cams, masks=masks)
     for cycle in range(config.cycles.count + 1):
-        with run.group(f"cycle {cycle}", cycle=cycle, seed=it.seed):
+        with run.group("cycle", cycle, seed=it.seed):
             pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title="segmentation")
             it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
             if cycle < config.cycles.count:
                 masks = it.next_masks(model)
                 it.overlays(data.train, cams=None, masks=masks)
+    run.tracker.metrics(it.scores[-1].metrics())
     return it.scores
 
 
@@ -33,7 +34,7 @@ def ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
     """The paper's table: CAM, CRF baseline, + CVS, + PPG, segmentation, + PUS, + cycles; once for each seed."""
     scores: list[Score] = []
     for seed in config.ablation.seeds:
-        with run.group(f"seed {seed}", seed=seed):
+        with run.group("seed", seed):
             it = Method(run, config, data, seed, scores)
             cams = it.cams()
             it.record("CAM, best threshold", it.score_cams(cams))
@@ -68,7 +69,7 @@ def _segmentation_rows(it: Method, masks: Artefact) -> None:
     model, values = it.segmentation(masks, it.config.pus, title="+ PUS")
     it.record("+ PUS", values, cycle=0)
     for cycle in range(1, it.config.cycles.count + 1):
-        with it.run.group(f"cycle {cycle}", cycle=cycle):
+        with it.run.group("cycle", cycle):
             masks = it.next_masks(model)
             pus = it.config.pus if it.config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title=f"+ cycle {cycle}")
