@@ -128,7 +128,7 @@ def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunH
     if data.train.truth is None and (data.val is None or data.val.truth is None):
         print(f"nothing was scored: {data.name} has no ground truth")
         return
-    note = protocol(data)
+    note = protocol(config, data)
     if config.recipe == "ablation":
         tables = {"ablation": ablation_table(scores, note=note), "seeds": seeds_table(scores)}
     else:
@@ -143,7 +143,7 @@ def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunH
         print(f"table: {path}")
 
 
-def protocol(data: Dataset) -> str:
+def protocol(config: Config, data: Dataset) -> str:
     """One line that says on what the figures of a table were measured."""
     parts = []
     if data.train.truth is not None:
@@ -154,6 +154,8 @@ def protocol(data: Dataset) -> str:
     truth = data.train.truth or (data.val.truth if data.val else None)
     if truth is not None:
         parts.append(f"ground truth {truth.protocol}, 255 left out, mIoU in % over the classes it holds")
+    if config.cycles.checkpoint == "best_val":
+        parts.append("networks' checkpoints were chosen on the ground truth of val, so their scores there are too good")
     return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."
 
 

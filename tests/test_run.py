@@ -149,6 +149,19 @@ def test_without_ground_truth_the_masks_are_the_same(finished, tmp_path):
     assert masks(tmp_path / "store") == masks(folder / "store")
 
 
+def test_two_workers_come_to_what_one_comes_to(finished, tmp_path):
+    folder, _ = finished
+    # Equal CAMs and masks, so that only the number of workers differs in what is trained here.
+    for stage in ("infer_cams", "make_masks"):
+        shutil.copytree(folder / "store" / stage, tmp_path / "store" / stage)
+    finish(tiny(folder, f"store={tmp_path / 'store'}", "cluster.train_workers=2", "cycles.count=0"))
+    for stage in ("train_cam", "train_seg"):
+        (two,) = (tmp_path / "store").glob(f"{stage}/*/metrics.jsonl")
+        one = folder / "store" / two.relative_to(tmp_path / "store")
+        losses = [[json.loads(line)["loss"] for line in path.read_text().splitlines()] for path in (one, two)]
+        assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 def test_an_interrupt_says_how_to_go_on(finished, tmp_path):
     folder, _ = finished
     process = start(tiny(folder, f"store={tmp_path / 'store'}"))
