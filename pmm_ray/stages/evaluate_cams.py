@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.journal import OK
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, one_by_one
 from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photos, Truth
@@ -21,6 +20,7 @@ from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.report.curves import threshold_curve
 from pmm_ray.stages.cam_files import cam_places
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
+from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 _FACTS = pa.schema([(name, pa.list_(kind)) for name, kind in SPARSE])
@@ -49,19 +49,13 @@ def evaluate_cams(
         for name, true in with_truth(photos, truth)
         for place in [places[name]]
     ]
-    table = map_rows(
-        partial(one_by_one, partial(_compare, thresholds=tuple(thresholds), num_classes=len(photos.classes))),
+    table, failed = work_on(
         rows,
+        partial(one_by_one, partial(_compare, thresholds=tuple(thresholds), num_classes=len(photos.classes))),
         facts=_FACTS,
-        folder=context.out,
-        workers=context.cluster.mask_workers,
-        cpus=1,
-        gpus=0,
-        batch_size=max(16, context.cluster.batch_size),
-        attempts=context.cluster.attempts,
-        title=context.title,
+        context=context,
+        at_least=16,
     )
-    failed = failures(table, title=context.title)
     found = [row for row in table.to_pylist() if row["status"] == OK]
     curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]
     of_threshold = {threshold: figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)}

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.journal import OK, ROWS_FILE, write_table
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, one_by_one
 from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
@@ -20,6 +19,7 @@ from pmm_ray.errors import UserError
 from pmm_ray.report.curves import class_bars
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.mask_files import mask_errors, mask_paths
+from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 SCORES_FILE = "scores.parquet"
@@ -49,19 +49,13 @@ def evaluate_masks(
         path = paths.get(name)
         missing = None if path else f"it has no mask: {errors.get(name, 'the masks were made from another list')}"
         rows.append({"name": name, "mask": path and str(path.resolve()), "truth": true, "missing": missing})
-    table = map_rows(
-        partial(one_by_one, partial(_compare, num_classes=len(photos.classes))),
+    table, failed = work_on(
         rows,
+        partial(one_by_one, partial(_compare, num_classes=len(photos.classes))),
         facts=pa.schema(SPARSE),
-        folder=context.out,
-        workers=context.cluster.mask_workers,
-        cpus=1,
-        gpus=0,
-        batch_size=max(32, context.cluster.batch_size),
-        attempts=context.cluster.attempts,
-        title=context.title,
+        context=context,
+        at_least=32,
     )
-    failed = failures(table, title=context.title)
     scored = table.filter(pc.equal(table["status"], OK))
     write_table(_joined(scored, masks), context.out / SCORES_FILE)
     found = scored.to_pylist()

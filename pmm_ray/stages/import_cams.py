@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from pmm_ray.artefacts import Folder
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.data.cams import Cam, read_npy_cam
 from pmm_ray.data.dataset import Photos
@@ -16,6 +15,7 @@ from pmm_ray.data.images import image_size
 from pmm_ray.errors import UserError
 from pmm_ray.masks.cam import normalise
 from pmm_ray.stages.cam_files import CAM_FACTS, remove_strays, write_shard
+from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 _SHARD = 32
@@ -40,20 +40,14 @@ def import_cams(*, photos: Photos, folder: Folder, context: Context) -> Facts:
         }
         for photo in photos.photos
     ]
-    table = map_rows(
-        partial(_Importer, context.out.resolve(), len(photos.classes) - 1),
+    table, wrong = work_on(
         rows,
+        partial(_Importer, context.out.resolve(), len(photos.classes) - 1),
         facts=CAM_FACTS,
-        folder=context.out,
-        workers=context.cluster.mask_workers,
-        cpus=1,
-        gpus=0,
-        batch_size=max(_SHARD, context.cluster.batch_size),
-        attempts=context.cluster.attempts,
-        title=context.title,
+        context=context,
+        at_least=_SHARD,
     )
     remove_strays(context.out, table)
-    wrong = failures(table, title=context.title)
     return {"images": len(rows) - len(wrong), "failed": wrong}
 
 

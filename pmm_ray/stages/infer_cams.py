@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import CamInferConfig
 from pmm_ray.data.cams import Cam
 from pmm_ray.data.dataset import Photos
 from pmm_ray.masks.cam import normalise
 from pmm_ray.stages.cam_files import CAM_FACTS, remove_strays, write_shard
-from pmm_ray.stages.network import Actors, NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.row_work import Actors, work_on
 from pmm_ray.stages.stage import Context, Facts
 
 if TYPE_CHECKING:
@@ -33,22 +33,17 @@ def infer_cams(*, photos: Photos, model: Artefact, infer: CamInferConfig, contex
     actors = network_actors(context.cluster)
     rows = photo_rows(photos)
     file, out = model.path.resolve() / "model.pt", context.out.resolve()
-    table = map_rows(
-        partial(_CamWorker, model=file, actors=actors, infer=infer, out=out),
+    table, wrong = work_on(
         rows,
+        partial(_CamWorker, model=file, actors=actors, infer=infer, out=out),
         facts=CAM_FACTS,
-        folder=context.out,
-        workers=actors.workers,
-        cpus=actors.cpus,
-        gpus=actors.gpus,
+        context=context,
+        actors=actors,
         # An image and its mirror image share a batch with those of its size.
-        batch_size=max(context.cluster.batch_size, infer.batch_size // 2),
-        attempts=context.cluster.attempts,
-        title=context.title,
+        at_least=infer.batch_size // 2,
         key=_size,
     )
     remove_strays(context.out, table)
-    wrong = failures(table, title=context.title)
     return {"images": len(rows) - len(wrong), "failed": wrong}
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, one_by_one
 from pmm_ray.config import MasksConfig
 from pmm_ray.data.cams import full_size, read_cam
@@ -25,6 +24,7 @@ from pmm_ray.masks.cvs import coefficient_of_variation, smooth
 from pmm_ray.masks.ppg import proportional_pseudo_mask
 from pmm_ray.stages.cam_files import cam_places
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
+from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 Palette = tuple[tuple[int, int, int], ...]
@@ -42,19 +42,12 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
         for photo, place in zip(photos.photos, places, strict=True)
     ]
     make = partial(_make, masks=masks, out=context.out.resolve(), palette=photos.classes.palette)
-    table = map_rows(
-        partial(one_by_one, make),
+    table, failed = work_on(
         rows,
+        partial(one_by_one, make),
         facts=MASK_FACTS,
-        folder=context.out,
-        workers=context.cluster.mask_workers,
-        cpus=1,
-        gpus=0,
-        batch_size=context.cluster.batch_size,
-        attempts=context.cluster.attempts,
-        title=context.title,
+        context=context,
     )
-    failed = failures(table, title=context.title)
     return {"images": len(rows) - len(failed), "failed": failed, "area": area_shares(table, photos)}
 
 

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,7 @@ from pmm_ray.cluster.worker import Row, failed
 from pmm_ray.config import ClusterConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import image_size, read_image
-
-
-@dataclass(frozen=True)
-class Actors:
-    """How many actors, and what each takes."""
-
-    workers: int
-    cpus: float
-    gpus: float
+from pmm_ray.stages.row_work import Actors
 
 
 def network_actors(cluster: ClusterConfig, *, per_gpu: int = 1) -> Actors:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import CrfConfig, PredictConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import write_label
 from pmm_ray.masks.crf import CrfParams, DenseCRF, crf_params
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, RAW, area_shares, mask_facts, mask_file
-from pmm_ray.stages.network import Actors, NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.row_work import Actors, work_on
 from pmm_ray.stages.stage import Context, Facts
 
 _ACTORS_PER_GPU_WITH_CRF = 4
@@ -53,20 +53,14 @@ def predict_masks(
         out=context.out.resolve(),
         palette=photos.classes.palette,
     )
-    table = map_rows(
-        worker,
+    table, wrong = work_on(
         rows,
+        worker,
         facts=MASK_FACTS,
-        folder=context.out,
-        workers=actors.workers,
-        cpus=actors.cpus,
-        gpus=actors.gpus,
-        batch_size=context.cluster.batch_size,
-        attempts=context.cluster.attempts,
-        title=context.title,
+        context=context,
+        actors=actors,
         key=_size,
     )
-    wrong = failures(table, title=context.title)
     return {"images": len(rows) - len(wrong), "failed": wrong, "area": area_shares(table, photos)}
 
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pmm_ray.cluster.rows import failures, map_rows
 from pmm_ray.cluster.worker import Row, one_by_one
 from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, image_size, read_label, write_label
 from pmm_ray.errors import UserError
 from pmm_ray.stages.make_masks import Palette
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, mask_facts, mask_file
+from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 
@@ -24,19 +24,13 @@ def truth_masks(*, photos: Photos, truth: Truth, context: Context) -> Facts:
         UserError: no image has ground truth that can be used.
     """
     rows = [{"name": photo.name, "image": photo.image, "truth": truth.masks.get(photo.name)} for photo in photos.photos]
-    table = map_rows(
-        partial(one_by_one, partial(_copy, out=context.out.resolve(), palette=photos.classes.palette)),
+    _, failed = work_on(
         rows,
+        partial(one_by_one, partial(_copy, out=context.out.resolve(), palette=photos.classes.palette)),
         facts=MASK_FACTS,
-        folder=context.out,
-        workers=context.cluster.mask_workers,
-        cpus=1,
-        gpus=0,
-        batch_size=max(16, context.cluster.batch_size),
-        attempts=context.cluster.attempts,
-        title=context.title,
+        context=context,
+        at_least=16,
     )
-    failed = failures(table, title=context.title)
     return {"images": len(rows) - len(failed), "failed": failed, "protocol": truth.protocol}
 
 

@@ -6,7 +6,8 @@ from pmm_ray.cluster import session
 from pmm_ray.config import ClusterConfig
 from pmm_ray.data.dataset import Photo, Photos
 from pmm_ray.stages import network
-from pmm_ray.stages.network import Actors, network_actors, photo_rows
+from pmm_ray.stages.network import network_actors, photo_rows
+from pmm_ray.stages.row_work import Actors
 
 
 @pytest.mark.parametrize(
