@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,14 +42,10 @@ def infer_cams(*, photos: Photos, model: Artefact, infer: CamInferConfig, contex
         actors=actors,
         # An image and its mirror image share a batch with those of its size.
         at_least=infer.batch_size // 2,
-        key=_size,
+        key=itemgetter("size"),
     )
     remove_strays(context.out, table)
     return {"images": len(rows) - len(wrong), "failed": wrong}
-
-
-def _size(row: Row) -> tuple[int, int]:
-    return row["size"]
 
 
 class _CamWorker(NetworkWorker):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,9 @@ def predict_masks(
         facts=MASK_FACTS,
         context=context,
         actors=actors,
-        key=_size,
+        key=itemgetter("size"),
     )
     return {"images": len(rows) - len(wrong), "failed": wrong, "area": area_shares(table, photos)}
-
-
-def _size(row: Row) -> tuple[int, int]:
-    return row["size"]
 
 
 class _Predictor(NetworkWorker):
