@@ -1,25 +1,31 @@
 # make demo    the embedded data set through the whole method, from a bare clone to the table
 # make test    every test, from a bare clone
 # make lint    ruff and mypy
+# make bench   the CRF engine and the mask stage against pydensecrf, on the photos of ../shared where they are;
+#              one alone, with arguments: make bench BENCH='crf --photos 4'
 # The environment is made once, in .venv, and again only when its requirements change.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPARED := $(VENV)/.pydensecrf
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint bench install compared clean
 
 demo: install
 	$(BIN)/python -m pmm_ray.run conf/recipe/demo.yaml conf/data/shapes.yaml
 
-test: install
+test: install compared
 	$(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install compared
+	$(BIN)/python tests/benchmarks $(BENCH)
 
 install: $(INSTALLED)
 
@@ -29,6 +35,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(INSTALLED)
+
+# The CRF package that tests and benchmarks compare with has to be compiled; without a compiler they say that they skip.
+compared: install $(COMPARED)
+
+$(COMPARED): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[pydensecrf]' \
+	  && touch $(COMPARED) || echo "pydensecrf2 could not be compiled: comparisons with it are skipped"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -25,7 +25,17 @@ from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 
 MANIFEST = "manifest.json"
-_PACKAGES = ("pmm-ray", "torch", "torchvision", "timm", "segmentation-models-pytorch", "ray", "numpy", "pydensecrf2")
+_PACKAGES = (
+    "pmm-ray",
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "ray",
+    "numpy",
+    "numba",
+    "pydensecrf2",
+)
 
 
 class Fingerprinted(Protocol):

@@ -1,6 +1,8 @@
-"""Imports point down; Ray, MLflow and pydensecrf have one importer each."""
+"""Imports point down; Ray, MLflow, pydensecrf and numba have one home each."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ SCIENCE = (
     *("data", "masks", "nets", "losses", "metrics.py"),
     *("training.py", "teams.py", "checkpoints.py", "inference.py"),
 )
+# The compiled CRF.
+ENGINE = ("jit", "vectors", "lattice", "meanfield")
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = (
     ("errors", "files", "flat", "__init__", "progress"),
@@ -51,7 +55,13 @@ def test_the_walk_sees_the_package():
 
 @pytest.mark.parametrize(
     ("library", "homes"),
-    [("ray", ("cluster/",)), ("mlflow", ("tracking.py",)), ("pydensecrf", ("masks/crf.py",))],
+    [
+        ("ray", ("cluster/",)),
+        ("mlflow", ("tracking.py",)),
+        ("pydensecrf", ("masks/pydense.py",)),
+        ("numba", tuple(f"masks/{name}.py" for name in ENGINE)),
+        ("llvmlite", ("masks/vectors.py",)),
+    ],
 )
 def test_only_its_home_imports_a_library(library, homes):
     users = [
@@ -61,6 +71,14 @@ def test_only_its_home_imports_a_library(library, homes):
     ]
     assert users, f"nobody imports {library}"
     assert [user for user in users if not user.startswith(homes)] == []
+
+
+def test_the_crf_is_imported_without_its_compiler():
+    # half a second for every process, and a library that a machine which only trains need not have
+    script = "import sys, pmm_ray.masks.crf; print({name.split('.')[0] for name in sys.modules} & {*sys.argv[1:]})"
+    command = [sys.executable, "-c", script, "numba", "llvmlite", "pydensecrf"]
+    found = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
 
 
 def test_the_science_knows_neither_config_nor_artefacts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,19 @@ def _row(cam: Cam) -> pa.Table:
 
 def read_cam(path: Path, row: int) -> Cam:
     """The CAM in row `row` of a file by `write_cams`; nothing else of the file is read."""
-    with pq.ParquetFile(path) as file:
-        table = file.read_row_group(row)
+    state = path.stat()
+    table = _cam_file(path, state.st_mtime_ns, state.st_size).read_row_group(row)
     values = table.column("cam").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     facts: dict[str, Any] = {name: table.column(name)[0].as_py() for name in SCHEMA.names if name != "cam"}
     ids = tuple(facts["class_ids"])
     cam = np.array(values, np.float16).reshape(len(ids), facts["cam_height"], facts["cam_width"])
     return Cam(facts["name"], ids, cam, facts["height"], facts["width"])
+
+
+@lru_cache(maxsize=4)
+def _cam_file(path: Path, changed: int, size: int) -> pq.ParquetFile:
+    """The open file: its footer takes longer to read than a row. Another file in its place has another time or size."""
+    return pq.ParquetFile(path, memory_map=True)
 
 
 def full_size(cam: Cam) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +91,17 @@ def write_label(path: Path, mask: NDArray[np.uint8], palette: Sequence[Colour]) 
     """Write ids (H, W) uint8 as a palette PNG, atomically. Ids beyond `palette` (such as 255) have VOC's colours."""
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"a mask is (H, W) uint8, got {mask.shape} {mask.dtype}")
-    colours = [*palette, *voc_palette()[len(palette) :]]
     image = Image.fromarray(mask)
-    image.putpalette([channel for colour in colours for channel in colour])
+    image.putpalette(_flat_palette(tuple(palette)))
     with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
+        # level 1: a mask's few long runs gain little from a longer search
+        image.save(temporary, format="PNG", compress_level=1)
+
+
+@cache
+def _flat_palette(palette: tuple[Colour, ...]) -> bytes:
+    """256 colours as R, G, B, R, G, B, ..."""
+    return bytes(channel for colour in (*palette, *voc_palette()[len(palette) :]) for channel in colour)
 
 
 def check_same_size(mask: NDArray[np.uint8], size: tuple[int, int], *, path: str | Path) -> None:

@@ -1,19 +1,26 @@
 """The fully connected CRF of Kraehenbuehl and Koltun (2011): named constants and the one class that refines scores.
 
 Energy over labels l: `sum_i -log score_i(l_i) + sum_{i<j} [l_i != l_j] (w_g k_g(i, j) + w_b k_b(i, j))`, where k_g is a
-Gaussian in position and k_b one in position and colour (the bilateral kernel). Solved by mean-field iterations.
-This is the only file that imports pydensecrf.
+Gaussian in position and k_b one in position and colour (the bilateral kernel). Solved by mean-field iterations on
+permutohedral lattices: `lattice` builds them, `meanfield` solves, here are the constants and the class.
 """
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmm_ray.masks.cam import FloatArray
+
+if TYPE_CHECKING:
+    from pmm_ray.masks.meanfield import Kernel, Problem
+
+Backend = Literal["numba", "pydensecrf"]
 
 MIN_SCORE = 1e-5
 """Scores are clipped here from below before -log."""
@@ -95,16 +102,18 @@ class Crf(Protocol):
 class DenseCRF:
     """The dense CRF on one image. Its kernels are built when first needed and serve every later problem.
 
-    Not for use by two threads at once: the backend keeps its state between setting a problem and solving it.
+    Not for use by two threads at once; several objects are fine, and the work releases the GIL.
 
     Args:
         image: (H, W, 3) uint8, RGB (BGR changes 0.1 to 0.5 % of the pixels).
         preset: A name in `PRESETS`.
         params: Constants of one's own, in place of the preset.
-        backend: "pydensecrf", the permutohedral lattice with symmetric normalisation and Potts compatibility.
+        backend: "numba", this package's engine; or "pydensecrf", an extra of this package, for comparison. Both are the
+            permutohedral lattice with symmetric normalisation and Potts compatibility, and give the same masks.
 
     Raises:
         ValueError: The image is not (H, W, 3) uint8 with a pixel in it; no such preset or backend.
+        ImportError: The backend is not installed.
     """
 
     def __init__(
@@ -113,22 +122,23 @@ class DenseCRF:
         *,
         preset: str = "ppg",
         params: CrfParams | None = None,
-        backend: str = "pydensecrf",
+        backend: Backend = "numba",
     ) -> None:
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"the image must be (H, W, 3) uint8 RGB, got {image.dtype} of shape {image.shape}")
-        if backend != "pydensecrf":
-            raise ValueError(f"no CRF backend {backend!r}; there is pydensecrf")
+        engines = {"numba": _Lattices, "pydensecrf": _pydensecrf}
+        if backend not in engines:
+            raise ValueError(f"no CRF backend {backend!r}; there are {', '.join(engines)}")
         self.params = crf_params(preset) if params is None else params
-        # A private C-ordered copy: rows that come from Ray are read-only views, which pydensecrf rejects.
-        self._image = np.array(image, order="C")
-        self._models: dict[int, Any] = {}
+        # A private C-ordered copy: nobody can change it before the kernels are built.
+        self._engine = engines[backend](np.array(image, order="C"), self.params)
+        self._shape = image.shape[0], image.shape[1]
 
     @property
     def shape(self) -> tuple[int, int]:
         """(H, W) of the image."""
-        return self._image.shape[0], self._image.shape[1]
+        return self._shape
 
     def binary(self, scores: NDArray[np.floating]) -> FloatArray:
         """Solve K independent two-label problems.
@@ -141,15 +151,14 @@ class DenseCRF:
             (K, H, W) float32, the foreground's probability after the last iteration.
 
         Raises:
-            ValueError: Another shape, or a score that is negative or not finite.
+            ValueError: Another shape, or a score that is negative or not finite; or kernels so narrow that the lattice
+                leaves the range in which it is exact.
         """
         scores = np.asarray(scores)
         if scores.ndim != 4 or scores.shape[1:] != (2, *self.shape):
             raise ValueError(f"binary scores must be (K, 2, {self._size}), got shape {scores.shape}")
-        foreground = np.empty((len(scores), *self.shape), np.float32)
-        for k, problem in enumerate(_energies(scores)):
-            foreground[k] = self._solve(problem)[1]
-        return foreground
+        flat = _checked(scores).reshape(len(scores), 2, self._count)
+        return self._engine.binary(flat).reshape(len(scores), *self.shape)
 
     def multilabel(self, probs: NDArray[np.floating]) -> FloatArray:
         """Solve one problem of L labels.
@@ -161,49 +170,160 @@ class DenseCRF:
             (L, H, W) float32, probabilities that sum to 1 over the labels.
 
         Raises:
-            ValueError: Another shape, or a score that is negative or not finite.
+            ValueError: As in `binary`.
         """
         probs = np.asarray(probs)
         if probs.ndim != 3 or not len(probs) or probs.shape[1:] != self.shape:
             raise ValueError(f"multi-label scores must be (L, {self._size}) with L >= 1, got shape {probs.shape}")
-        return self._solve(_energies(probs))
+        return self._engine.multilabel(_checked(probs).reshape(len(probs), self._count)).reshape(probs.shape)
+
+    def filter(
+        self,
+        values: NDArray[np.floating],
+        *,
+        kernel: Literal["bilateral", "gaussian"] = "bilateral",
+        normalised: bool = False,
+    ) -> FloatArray:
+        """Filter by one of the two kernels alone, of weight 1: `out_i = sum_j k(i, j) values_j`, j = i included.
+
+        k(i, j) is `exp(-|f_i - f_j|^2 / 2)`, f the position and, for the bilateral kernel, the colour, divided by the
+        kernel's widths, as the lattice approximates it: `normalised` within 0.1 of the exact affinities, else with sums
+        that are 0.4 to 0.9 of the exact ones.
+
+        Args:
+            values: (C, H, W), finite.
+            kernel: Which.
+            normalised: Divide by `sqrt(sum_j k(i, j))` before and after, as the CRF does.
+
+        Returns:
+            (C, H, W) float32.
+
+        Raises:
+            ValueError: Another shape, a value that is not finite, no such kernel; see also `binary`.
+            NotImplementedError: The backend has no filter.
+        """
+        values = np.asarray(values)
+        if values.ndim != 3 or values.shape[1:] != self.shape:
+            raise ValueError(f"values to filter must be (C, {self._size}), got shape {values.shape}")
+        if kernel not in ("bilateral", "gaussian"):
+            raise ValueError(f"no kernel {kernel!r}; there are bilateral, gaussian")
+        flat = np.ascontiguousarray(values, np.float32).reshape(len(values), self._count)
+        if not np.isfinite(flat).all():
+            raise ValueError("values to filter must be finite; there are NaN or infinite ones")
+        return self._engine.filter(flat, kernel=kernel, normalised=normalised).reshape(values.shape)
+
+    @property
+    def _count(self) -> int:
+        # not -1 in its place: numpy cannot tell the pixels of no problem at all
+        return self.shape[0] * self.shape[1]
 
     @property
     def _size(self) -> str:
         return f"{self.shape[0]}, {self.shape[1]}"
 
-    def _solve(self, energies: FloatArray) -> FloatArray:
-        """Mean field on (L, H, W) energies."""
-        labels = len(energies)
-        if labels not in self._models:
-            self._models[labels] = _pydensecrf_model(self._image, labels, self.params)
-        model = self._models[labels]
-        model.setUnaryEnergy(np.ascontiguousarray(energies.reshape(labels, -1)))
-        solution = model.inference(self.params.iterations)
-        return np.array(solution, dtype=np.float32).reshape(energies.shape)
 
-
-def _energies(scores: NDArray[np.floating]) -> FloatArray:
-    """-log score in float32, clipped, after the border check."""
-    values = scores.astype(np.float32)
-    if not np.isfinite(values).all() or (values.size and values.min() < 0):
+def _checked(scores: NDArray[np.floating]) -> FloatArray:
+    """C-ordered float32, finite and not negative."""
+    values = np.ascontiguousarray(scores, np.float32)
+    # NaN fails both comparisons
+    if values.size and not (values.min() >= 0 and values.max() < np.inf):
         raise ValueError("CRF scores must be finite and non-negative; there are negative, NaN or infinite ones")
-    return -np.log(np.maximum(values, np.float32(MIN_SCORE)))
+    return values
 
 
-def _pydensecrf_model(image: NDArray[np.uint8], labels: int, params: CrfParams) -> Any:
-    """A pydensecrf model with its kernels but no unaries yet: those may be set again and again on the same lattices."""
-    import pydensecrf.densecrf as pydensecrf
+class _Lattices:
+    """The numba backend: points are pixels in row order, (..., N)."""
 
-    height, width = image.shape[:2]
-    model = pydensecrf.DenseCRF2D(width, height, labels)
-    if params.gaussian_compat > 0:
-        model.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-    if params.bilateral_compat > 0:
-        model.addPairwiseBilateral(
-            sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=image, compat=params.bilateral_compat
+    def __init__(self, image: NDArray[np.uint8], params: CrfParams) -> None:
+        from pmm_ray.masks import workspace
+
+        self._image, self._params = image, params
+        self._workspace = workspace.borrow()
+        self._gaussian: Kernel | None = None
+        self._bilateral: Kernel | None = None
+        weakref.finalize(self, workspace.give_back, self._workspace)
+
+    def binary(self, scores: FloatArray) -> FloatArray:
+        return self._problem().two_labels(scores)
+
+    def multilabel(self, probs: FloatArray) -> FloatArray:
+        return self._problem().many_labels(probs)
+
+    def filter(self, values: FloatArray, *, kernel: str, normalised: bool) -> FloatArray:
+        chosen = self._bilateral_kernel() if kernel == "bilateral" else self._gaussian_kernel()
+        if normalised:
+            return chosen.filter(values, workspace=self._workspace)
+        # F = D K D with D = diag(norm)
+        norm = chosen.norm[: values.shape[1]]
+        return chosen.filter(values / norm, workspace=self._workspace) / norm
+
+    def _problem(self) -> Problem:
+        from pmm_ray.masks.meanfield import Problem
+
+        return Problem(
+            gaussian=self._gaussian_kernel(),
+            bilateral=self._bilateral_kernel(),
+            compats=(self._params.gaussian_compat, self._params.bilateral_compat),
+            iterations=self._params.iterations,
+            floor=MIN_SCORE,
+            workspace=self._workspace,
         )
-    return model
+
+    def _bilateral_kernel(self) -> Kernel:
+        from pmm_ray.masks.lattice import build, colour_features
+        from pmm_ray.masks.meanfield import kernel
+
+        if self._bilateral is None:
+            height, width = self._image.shape[:2]
+            sxy, srgb = self._params.bilateral_sxy, self._params.bilateral_srgb
+            features = colour_features(self._image, sxy=sxy, srgb=srgb, workspace=self._workspace)
+            self._bilateral = kernel(build(features, height * width, self._workspace), workspace=self._workspace)
+        return self._bilateral
+
+    def _gaussian_kernel(self) -> Kernel:
+        if self._gaussian is None:
+            height, width = self._image.shape[:2]
+            make = _gaussian_kernel if height * width <= _CACHED_PIXELS else _gaussian_kernel.__wrapped__
+            self._gaussian = make(height, width, self._params.gaussian_sxy)
+        return self._gaussian
+
+
+_CACHED_PIXELS = 1 << 21
+"""Gaussian kernels of larger images are not kept for the next one."""
+
+
+@lru_cache(maxsize=16)
+def _gaussian_kernel(height: int, width: int, sxy: float) -> Kernel:
+    """The kernel in position alone, which images of one size share."""
+    from pmm_ray.masks.lattice import build, place_features
+    from pmm_ray.masks.meanfield import kernel
+    from pmm_ray.masks.workspace import borrow, give_back
+
+    work = borrow()
+    features = place_features(height, width, sxy=sxy, workspace=work)
+    made = kernel(build(features, height * width, work), workspace=work).copy()
+    give_back(work)
+    return made
+
+
+def compile_engine() -> None:
+    """Compile the numba engine for the usual numbers of classes, or load what another process here compiled.
+
+    Takes about ten seconds the first time on a machine, half a second later. Without it the first images would wait.
+    """
+    from pmm_ray.masks.jit import one_process_at_a_time
+
+    with one_process_at_a_time():
+        crf = DenseCRF(np.zeros((3, 3, 3), np.uint8))
+        for count in (1, 2, 4, 8):
+            crf.binary(np.ones((count, 2, 3, 3), np.float32))
+            crf.multilabel(np.ones((count, 3, 3), np.float32))
+
+
+def _pydensecrf(image: NDArray[np.uint8], params: CrfParams) -> Any:
+    from pmm_ray.masks.pydense import PyDenseCRF
+
+    return PyDenseCRF(image, params)
 
 
 def crf_on(image: NDArray[np.uint8], crf: str | CrfParams | Crf, *, shape: tuple[int, int]) -> Crf:

@@ -19,10 +19,10 @@ from pmm_ray.data.images import read_image, write_label
 from pmm_ray.errors import UserError
 from pmm_ray.masks.baseline import baseline_mask
 from pmm_ray.masks.cam import threshold_mask
-from pmm_ray.masks.crf import crf_params
 from pmm_ray.masks.cvs import coefficient_of_variation, smooth
 from pmm_ray.masks.ppg import proportional_pseudo_mask
 from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.crf import dense_crf, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
@@ -42,9 +42,10 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
         for photo, place in zip(photos.photos, places, strict=True)
     ]
     make = partial(_make, masks=masks, out=context.out.resolve(), palette=photos.classes.palette)
+    worker = partial(one_by_one, make)
     table, failed = work_on(
         rows,
-        partial(one_by_one, make),
+        worker if masks.maker == "threshold" else partial(with_crf, worker, masks.crf),
         facts=MASK_FACTS,
         context=context,
     )
@@ -74,7 +75,6 @@ def pseudo_mask(
     image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
 ) -> NDArray[np.uint8]:
     """The mask (H, W) uint8 that the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
-    crf = crf_params(**masks.crf.model_dump())
     if masks.maker == "ppg":
         return proportional_pseudo_mask(
             image,
@@ -88,9 +88,9 @@ def pseudo_mask(
             proportion=masks.proportion,
             eps=masks.eps,
             tie=masks.tie,
-            crf=crf,
+            crf=dense_crf(image, masks.crf),
         )
     x = smooth(cam, s=masks.s, t=masks.t, gate=masks.gate) if masks.cvs else cam
     if masks.maker == "baseline":
-        return baseline_mask(image, x, class_ids, alpha=masks.alpha, crf=crf)
+        return baseline_mask(image, x, class_ids, alpha=masks.alpha, crf=dense_crf(image, masks.crf))
     return threshold_mask(x, class_ids, threshold=masks.threshold)

@@ -16,7 +16,7 @@ from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import CrfConfig, PredictConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import write_label
-from pmm_ray.masks.crf import CrfParams, DenseCRF, crf_params
+from pmm_ray.stages.crf import dense_crf, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, RAW, area_shares, mask_facts, mask_file
 from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors, work_on
@@ -50,13 +50,13 @@ def predict_masks(
         actors=actors,
         predict=predict,
         label_filter=label_filter,
-        crf=None if crf is None else crf_params(**crf.model_dump()),
+        crf=crf,
         out=context.out.resolve(),
         palette=photos.classes.palette,
     )
     table, wrong = work_on(
         rows,
-        worker,
+        worker if crf is None else partial(with_crf, worker, crf),
         facts=MASK_FACTS,
         context=context,
         actors=actors,
@@ -73,7 +73,7 @@ class _Predictor(NetworkWorker):
         actors: Actors,
         predict: PredictConfig,
         label_filter: bool,
-        crf: CrfParams | None,
+        crf: CrfConfig | None,
         out: Path,
         palette: tuple[tuple[int, int, int], ...],
     ):
@@ -129,6 +129,6 @@ class _Predictor(NetworkWorker):
         mask = ids[probabilities.argmax(axis=0)]
         write_label(mask_file(self._out, RAW, row["name"]), mask, self._palette)
         if self._crf is not None:
-            mask = ids[DenseCRF(image, params=self._crf).multilabel(probabilities).argmax(axis=0)]
+            mask = ids[dense_crf(image, self._crf).multilabel(probabilities).argmax(axis=0)]
         write_label(mask_file(self._out, MASKS, row["name"]), mask, self._palette)
         return mask_facts(mask, kept)

@@ -1,4 +1,7 @@
-"""CRFs to put in place of the real one: one that does nothing, and one that is slow and obvious."""
+"""CRFs to put in place of the real one: one that does nothing, and two that are slow and obvious.
+
+Of those, one visits all pairs of pixels; the other is on the real one's lattices, and in double precision.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,96 @@ class BruteCrf:
 
     def binary(self, scores):
         return np.stack([self.multilabel(pair)[1] for pair in scores])
+
+
+def place(image, params: CrfParams):
+    """Fresh lattices of the two kernels, {"gaussian", "bilateral"}, each in memory of its own."""
+    from pmm_ray.masks import lattice
+    from pmm_ray.masks.workspace import Workspace
+
+    (height, width), g, b = image.shape[:2], Workspace(), Workspace()
+    plane = lattice.place_features(height, width, sxy=params.gaussian_sxy, workspace=g)
+    colour = lattice.colour_features(image, sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, workspace=b)
+    count = height * width
+    return {"gaussian": lattice.build(plane, count, g), "bilateral": lattice.build(colour, count, b)}
+
+
+class DoubleFilter:
+    """splat, blur, slice in float64 on an engine's lattice that no kernel has been made of, by numpy's bincount."""
+
+    def __init__(self, lattice, count):
+        self.weights, self.vertices = (
+            lattice.weights[:count].astype(np.float64),
+            lattice.vertices[lattice.simplex[:count]],
+        )
+        self.neighbours, self.alpha = lattice.neighbours, lattice.alpha
+        self.norm = 1 / np.sqrt(self(np.ones((1, count)))[0] + 1e-20)
+
+    def __call__(self, values):
+        """(C, N) -> (C, N)."""
+        return np.stack([self._one(row) for row in values])
+
+    def normalised(self, values):
+        return self.norm * self(self.norm * values)
+
+    def _one(self, row):
+        shares = (self.weights * row[:, None]).ravel()
+        at = np.bincount(self.vertices.ravel(), shares, self.neighbours.shape[1])
+        for left, right in self.neighbours.transpose(0, 2, 1):
+            at = at + 0.5 * (at[left] + at[right])
+            at[0] = 0
+        return self.alpha * (self.weights * at[self.vertices]).sum(1)
+
+
+class DoubleCrf:
+    """Mean field in float64 on the engine's lattices."""
+
+    def __init__(self, image, params: CrfParams):
+        self.shape, self.iterations = image.shape[:2], params.iterations
+        lattices = place(np.ascontiguousarray(image), params)
+        count = self.shape[0] * self.shape[1]
+        self.filters = {name: DoubleFilter(lattice, count) for name, lattice in lattices.items()}
+        self.compats = {"gaussian": params.gaussian_compat, "bilateral": params.bilateral_compat}
+
+    def _message(self, values):
+        return sum(self.compats[name] * each.normalised(values) for name, each in self.filters.items())
+
+    def multilabel(self, probs):
+        c = np.log(np.maximum(np.asarray(probs, np.float32), np.float32(1e-5)).astype(np.float64)).reshape(
+            len(probs), -1
+        )
+        q = self._softmax(c)
+        for _ in range(self.iterations):
+            q = self._softmax(c + self._message(q))
+        return q.reshape(len(probs), *self.shape)
+
+    def binary(self, scores):
+        clipped = np.maximum(np.asarray(scores, np.float32), np.float32(1e-5)).astype(np.float64)
+        c = np.log(clipped[:, 1] / clipped[:, 0]).reshape(len(scores), self.shape[0] * self.shape[1])
+        s = np.tanh(c / 2)
+        for _ in range(self.iterations if len(scores) else 0):
+            s = np.tanh((c + self._message(s)) / 2)
+        return ((1 + s) / 2).reshape(len(scores), *self.shape)
+
+    @staticmethod
+    def _softmax(logits):
+        q = np.exp(logits - logits.max(axis=0))
+        return q / q.sum(axis=0)
+
+
+@pytest.fixture(scope="session")
+def fresh_lattices():
+    return place
+
+
+@pytest.fixture(scope="session")
+def double_filter():
+    return DoubleFilter
+
+
+@pytest.fixture(scope="session")
+def double_crf():
+    return DoubleCrf
 
 
 @pytest.fixture(scope="session")

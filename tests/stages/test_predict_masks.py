@@ -96,7 +96,7 @@ def test_the_label_filter_keeps_background_and_the_images_classes(tmp_path, mode
 
 def test_the_crf_works_on_filtered_probabilities_that_sum_to_1(tmp_path, model, photos):
     params = crf_params("segmentation")
-    worker(model, tmp_path, label_filter=True, crf=params)(rows_of(photos))
+    worker(model, tmp_path, label_filter=True, crf=CrfConfig(preset="segmentation"))(rows_of(photos))
     photo = photos.photos[0]
     kept = softmax(model, photo.image)[[0, 2]]
     kept /= kept.sum(axis=0)

@@ -1,0 +1,82 @@
+"""How the CRF engine is compiled: by numba, once per machine and version of the engine, for all its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import UserProvidedCacheLocator
+
+_ENGINE = ("jit", "vectors", "lattice", "meanfield")
+"""The files whose code ends up in compiled functions."""
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Where compiled functions are kept, or None where no folder can be written.
+
+    Named after the engine's source: numba looks at the file of a function alone, not at those of the functions that it
+    calls, and so would use stale code after an update.
+    """
+    digest = hashlib.sha256()
+    for name in _ENGINE:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    for root in _roots():
+        folder = root / f"crf-{digest.hexdigest()[:16]}"
+        with contextlib.suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True, mode=0o700)
+            # others could plant code there, or, were only the root theirs, exchange the folder later
+            if all(place.lstat().st_uid == os.getuid() for place in (root, folder)) and os.access(folder, os.W_OK):
+                return folder
+    return None
+
+
+def _roots() -> Iterator[Path]:
+    """Where the cache may lie, the best first."""
+    # without a home for users that the system does not know: containers run under any number
+    with contextlib.suppress(RuntimeError):
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmm_ray"
+    yield Path(tempfile.gettempdir()) / f"pmm_ray-{os.getuid()}"
+
+
+class ByContent(UserProvidedCacheLocator):  # type: ignore[misc]
+    """Keeps compiled functions in one folder, wherever the package lies: Ray unpacks a job's copy anywhere."""
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, py_file: str) -> str:
+        """The same for every file; functions are told apart by module, name and line."""
+        return "functions"
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is first called, or load what another process compiled. It releases the GIL."""
+    folder = cache_folder()
+    config: Any = numba.config
+    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(folder), f"{__name__}.{ByContent.__name__}"
+    try:
+        # numpy's error model: a test for division by zero would keep loops from becoming vector instructions.
+        return numba.njit(cache=folder is not None, nogil=True, error_model="numpy")(function)
+    finally:
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
+
+
+@contextlib.contextmanager
+def one_process_at_a_time() -> Iterator[None]:
+    """Hold the machine's lock on compiling: who comes second finds everything compiled."""
+    folder = cache_folder()
+    if folder is None:
+        yield
+        return
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,26 @@
+"""The dense CRF as stages use it: made of the settings, and compiled before the images come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmm_ray.cluster.worker import Worker
+from pmm_ray.config import CrfConfig
+from pmm_ray.masks.crf import DenseCRF, compile_engine, crf_params
+
+
+def dense_crf(image: NDArray[np.uint8], crf: CrfConfig) -> DenseCRF:
+    """The CRF that the settings ask for, on an image (H, W, 3) uint8 RGB."""
+    settings = crf.model_dump()
+    backend = settings.pop("backend")
+    return DenseCRF(image, params=crf_params(**settings), backend=backend)
+
+
+def with_crf(make_worker: Callable[[], Worker], crf: CrfConfig) -> Worker:
+    """A worker whose CRF is compiled when it starts: once on each machine, while the others there wait for it."""
+    if crf.backend == "numba":
+        compile_engine()
+    return make_worker()

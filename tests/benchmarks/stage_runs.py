@@ -1,0 +1,49 @@
+"""Running the mask stage outside a recipe: a data set, its imported CAMs, and what the stage needs around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pmm_ray.artefacts import Artefact, Folder
+from pmm_ray.config import ClusterConfig, MasksConfig
+from pmm_ray.data.dataset import Photos
+from pmm_ray.data.load import load_dataset
+from pmm_ray.stages.import_cams import import_cams
+from pmm_ray.stages.make_masks import make_masks
+from pmm_ray.stages.stage import Context, Facts
+
+
+class _NoLog:
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def picture(self, path: Path, name: str) -> None:
+        pass
+
+
+def read_photos(root: Path) -> Photos:
+    """The photos of a data set by `photos.write_voc`."""
+    cache = root / "cache"
+    found = load_dataset(
+        kind="voc", root=root, cache=cache, masks=None, val_list=None, labels="image_labels.json", limit=None
+    )
+    assert not found.problems, found.problems[0]
+    return found.train.photos
+
+
+def imported(root: Path, photos: Photos, cluster: ClusterConfig) -> Artefact:
+    """The CAMs of `<root>/cams_small` as the artefact that the mask stage reads. Needs a session."""
+    out = root / "imported"
+    context = Context(out, 0, cluster, _NoLog(), "import CAMs")
+    facts = import_cams(photos=photos, folder=Folder.of(str(root / "cams_small")), context=context)
+    assert not facts["failed"], facts["failed"][0]
+    return Artefact("import_cams", "benchmark", out)
+
+
+def run_stage(out: Path, photos: Photos, cams: Artefact, cluster: ClusterConfig) -> Facts:
+    """Make the masks into `out`, with the published settings. Needs a session."""
+    context = Context(out, 0, cluster, _NoLog(), "make masks")
+    facts = make_masks(photos=photos, cams=cams, masks=MasksConfig(), context=context)
+    assert not facts["failed"], facts["failed"][0]
+    return facts
