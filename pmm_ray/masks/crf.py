@@ -306,10 +306,13 @@ def _gaussian_kernel(height: int, width: int, sxy: float) -> Kernel:
     return made
 
 
-def compile_engine() -> None:
-    """Compile the numba engine for the usual numbers of classes, or load what another process here compiled.
+def compile_engine(*, labels: int = 8) -> None:
+    """Compile the numba engine, or load what another process here compiled, so that no image has to wait for it.
 
-    Takes about ten seconds the first time on a machine, half a second later. Without it the first images would wait.
+    Takes about ten seconds the first time on a machine and half a second later.
+
+    Args:
+        labels: The most labels that `multilabel` will be given, >= 1. Two-label problems are prepared in any number.
     """
     from pmm_ray.masks.jit import one_process_at_a_time
 
@@ -317,6 +320,7 @@ def compile_engine() -> None:
         crf = DenseCRF(np.zeros((3, 3, 3), np.uint8))
         for count in (1, 2, 4, 8):
             crf.binary(np.ones((count, 2, 3, 3), np.float32))
+        for count in {1, 2, 4, 8, labels}:
             crf.multilabel(np.ones((count, 3, 3), np.float32))
 
 

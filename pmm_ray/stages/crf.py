@@ -19,8 +19,11 @@ def dense_crf(image: NDArray[np.uint8], crf: CrfConfig) -> DenseCRF:
     return DenseCRF(image, params=crf_params(**settings), backend=backend)
 
 
-def with_crf(make_worker: Callable[[], Worker], crf: CrfConfig) -> Worker:
-    """A worker whose CRF is compiled when it starts: once on each machine, while the others there wait for it."""
+def with_crf(make_worker: Callable[[], Worker], crf: CrfConfig, *, labels: int) -> Worker:
+    """A worker whose CRF is compiled, for so many labels at most, when it starts.
+
+    That happens once on each machine, while the other workers there wait for it.
+    """
     if crf.backend == "numba":
-        compile_engine()
+        compile_engine(labels=labels)
     return make_worker()

@@ -43,9 +43,10 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
     ]
     make = partial(_make, masks=masks, out=context.out.resolve(), palette=photos.classes.palette)
     worker = partial(one_by_one, make)
+    labels = 1 + max((len(photo.labels) for photo in photos.photos), default=0)
     table, failed = work_on(
         rows,
-        worker if masks.maker == "threshold" else partial(with_crf, worker, masks.crf),
+        worker if masks.maker == "threshold" else partial(with_crf, worker, masks.crf, labels=labels),
         facts=MASK_FACTS,
         context=context,
     )

@@ -54,9 +54,11 @@ def predict_masks(
         out=context.out.resolve(),
         palette=photos.classes.palette,
     )
+    named = max((len(photo.labels) for photo in photos.photos), default=0)
+    labels = 1 + named if label_filter else len(photos.classes)
     table, wrong = work_on(
         rows,
-        worker if crf is None else partial(with_crf, worker, crf),
+        worker if crf is None else partial(with_crf, worker, crf, labels=labels),
         facts=MASK_FACTS,
         context=context,
         actors=actors,
