@@ -24,14 +24,14 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from pmm_ray.masks.jit import jit
-from pmm_ray.masks.lattice import Lattice
-from pmm_ray.masks.vectors import I64, Arguments, Vector, instructions
+from pmm_ray.masks.lattice import TOGETHER, Lattice
+from pmm_ray.masks.vectors import Arguments, Vector, instructions, transpose
 from pmm_ray.masks.workspace import Workspace
 
 _PROBLEMS = 8
 """Two-label problems solved side by side."""
-_CHUNK = 256
-"""Points whose logits stay in the processor's first cache from slice to splat."""
+_CHUNK = 8192
+"""Numbers that stay in the processor's first cache from slice to splat."""
 _STILL = np.float32(1e-5)
 """A point none of whose values moved by more is not splatted again until its moves add up to more."""
 _TOGETHER = (0,) * 32
@@ -182,8 +182,7 @@ def _moved(typingctx, new, i, old, p, still, lanes):
         a = Arguments(context, builder, signature, values)
         (new,), (old,) = _rows(a, 0, 1, a.length(5)), _rows(a, 2, 3, a.length(5))
         move = new - old
-        farthest = _larger(move, move * -1.0).fold(_larger)
-        return builder.fcmp_ordered(">", builder.extract_element(farthest.value, I64(0)), values[4])
+        return _larger(move, move * -1.0).any_above(a.number(4, new.count))
 
     return types.boolean(new, types.intp, old, types.intp, types.float32, lanes), codegen
 
@@ -322,15 +321,17 @@ def _solve(c, value, out, iterations, coupled, g, g_compat, g_buffers, b, b_comp
     `out` (problems or labels, N) receives the foreground's probabilities, or, if `coupled`, those of all labels.
     """
     room, width = c.shape
-    logit = np.empty((_CHUNK, width), np.float32)
+    # whole vectors of what is squashed together
+    chunk = max(1, _CHUNK // (width * len(_TOGETHER))) * len(_TOGETHER)
+    logit = np.empty((chunk, width), np.float32)
     value[:] = 0
     g_buffers[:2], b_buffers[:2] = 0, 0
     g_at, b_at = g_buffers[1], b_buffers[1]
     for iteration in range(iterations + 1):
         if iteration > 0:
             g_at, b_at = _blur(g, g_buffers, lanes), _blur(b, b_buffers, lanes)
-        for first in range(0, room, _CHUNK):
-            rows = min(_CHUNK, room - first)
+        for first in range(0, room, chunk):
+            rows = min(chunk, room - first)
             # at the start, the lattices hold nothing yet
             _slice_chunk(first, rows, c, g, g_at, b, b_at, logit, lanes)
             _squash_chunk(rows, logit, coupled, lanes)
@@ -380,7 +381,7 @@ class Problem:
         for first in range(0, problems, _PROBLEMS):
             some = scores[first : first + _PROBLEMS]
             c = self._rows("c", _lanes_for(len(some)))
-            _ratios(some, np.float32(self.floor), c)
+            _ratios(some, np.float32(self.floor), c, (0,) * c.shape[1])
             self._solve(np.log(c, out=c), out[first : first + len(some)], coupled=False)
         return out
 
@@ -411,20 +412,37 @@ def _lanes_for(count: int) -> int:
     return next((width for width in (1, 2, 4) if width >= count), -(-count // 8) * 8)
 
 
+@intrinsic
+def _interleave(typingctx, channels, i, room, rows, p, lanes):
+    """rows[p + j, k] = channels[k, i + j] for as many j as lanes, a power of two; `room` is a channel's length."""
+
+    def build(a: Arguments) -> None:
+        width = a.length(5)
+        starts = [a.builder.add(a.place(1), a.place(2, times=k)) for k in range(width)]
+        for j, row in enumerate(transpose([a.load(0, start, width) for start in starts])):
+            a.store(3, a.place(4, times=width, plus=j * width), row)
+
+    return instructions(types.void(channels, types.intp, types.intp, rows, types.intp, lanes), build)
+
+
 @jit
-def _ratios(scores, floor, c):
+def _ratios(scores, floor, c, lanes):
     """c[p, k] = foreground over background score of problem k, 1 where there is no problem or no point."""
     problems, _, count = scores.shape
-    ratios = np.ones((c.shape[1], _CHUNK), np.float32)
-    c[count:] = 1
-    for first in range(0, count, _CHUNK):
-        rows = min(_CHUNK, count - first)
+    chunk = _CHUNK // TOGETHER
+    ratios = np.ones((len(lanes), chunk), np.float32)
+    for first in range(0, len(c), chunk):
+        rows = min(chunk, count - first)
         for k in range(problems):
+            background, foreground = scores[k, 0, first : first + rows], scores[k, 1, first : first + rows]
             for p in range(rows):
-                ratios[k, p] = max(scores[k, 1, first + p], floor) / max(scores[k, 0, first + p], floor)
-        for p in range(rows):
-            for k in range(c.shape[1]):
-                c[first + p, k] = ratios[k, p]
+                above = foreground[p] if foreground[p] > floor else floor
+                below = background[p] if background[p] > floor else floor
+                ratios[k, p] = above / below
+        if rows < chunk:
+            ratios[:, rows:] = 1
+        for p in range(0, min(chunk, len(c) - first), len(lanes)):
+            _interleave(ratios, p, chunk, c, first + p, lanes)
 
 
 @jit
@@ -432,7 +450,7 @@ def _clipped(scores, floor, c):
     """c[p, n] = the scores from `floor` up; nearly 0 where there is no label, 1 where there is no point."""
     labels, count = scores.shape
     c[count:] = 1
-    for first in range(0, count, _CHUNK):
+    for first in range(0, count, TOGETHER):
         for n in range(c.shape[1]):
-            for p in range(first, min(first + _CHUNK, count)):
+            for p in range(first, min(first + TOGETHER, count)):
                 c[p, n] = max(scores[n, p], floor) if n < labels else np.float32(1e-37)

@@ -86,6 +86,11 @@ class Vector:
         compare = self.builder.fcmp_ordered if self.floating else self.builder.icmp_signed
         return compare(">", self.value, self._like(other))
 
+    def any_above(self, other: Vector) -> Any:
+        """Whether any lane is greater, as a truth value."""
+        lanes = self.builder.bitcast(self > other, ir.IntType(self.count))
+        return self.builder.icmp_unsigned("!=", lanes, ir.Constant(lanes.type, 0))
+
     def choose(self, condition: Any, other: Vector | float) -> Vector:
         """This where the condition holds, else the other."""
         return self._with(self.builder.select(condition, self.value, self._like(other)))
