@@ -22,7 +22,7 @@ from pmm_ray.masks.crf import DenseCRF
 from pmm_ray.masks.ppg import proportional_pseudo_mask
 from pmm_ray.metrics import confusion, scores
 
-# One pass over 233 photos feeds all rows: about a minute and a half on two idle cores.
+# One pass over 233 photos feeds all rows: about 20 seconds on two idle cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FIGURES = {
@@ -37,17 +37,17 @@ FIGURES = {
 CLASSES = 21
 
 
-def count(folder: Path, name: str) -> dict[str, np.ndarray]:
+def count(folder: Path, backend: str, name: str) -> dict[str, np.ndarray]:
     """Confusion counts of one photo by every maker."""
     image = np.array(Image.open(folder / "JPEGImages" / f"{name}.jpg").convert("RGB"))
     truth = np.array(Image.open(folder / "SegmentationClass" / f"{name}.png"))
     maps = np.load(folder / "cams_npy" / f"{name}.npy", allow_pickle=True).item()
     cam, ids = np.stack(list(maps.values())), [zero_based + 1 for zero_based in maps]
-    shared = DenseCRF(image, preset="ppg")
+    shared = DenseCRF(image, preset="ppg", backend=backend)
     ppg = partial(proportional_pseudo_mask, image, cam, ids, crf=shared)
     masks = (
         threshold_mask(cam, ids, threshold=0.2),
-        baseline_mask(image, cam, ids, alpha=8, crf="baseline"),
+        baseline_mask(image, cam, ids, alpha=8, crf=DenseCRF(image, preset="baseline", backend=backend)),
         baseline_mask(image, cam, ids, alpha=8, crf=shared),
         ppg(cvs=False, alpha=11),
         ppg(),
@@ -57,16 +57,20 @@ def count(folder: Path, name: str) -> dict[str, np.ndarray]:
     return {row: confusion(mask, truth, num_classes=CLASSES) for row, mask in zip(FIGURES, masks, strict=True)}
 
 
-@pytest.fixture(scope="module")
-def measured(shared: Path) -> dict[str, float]:
+def measure(folder: Path, backend: str) -> dict[str, float]:
     """mIoU in percent of each row, over the 233 training photos."""
-    folder = shared / "minivoc"
     names = (folder / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
     # Not fork: the parent may hold threads.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        counts = list(pool.map(partial(count, folder), names, chunksize=8))
+        counts = list(pool.map(partial(count, folder, backend), names, chunksize=8))
     labels = [str(label) for label in range(CLASSES)]
     return {row: 100 * scores(sum(each[row] for each in counts), labels)["miou"] for row in FIGURES}
+
+
+@pytest.fixture(scope="module")
+def measured(shared: Path) -> dict[str, float]:
+    # `python tests/benchmarks figures` does the same with both backends
+    return measure(shared / "minivoc", "numba")
 
 
 @pytest.mark.parametrize("row", FIGURES)

@@ -27,6 +27,9 @@ from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
+_BATCH = 16
+"""Half a second's work: a batch costs an actor several milliseconds of waiting."""
+
 Palette = tuple[tuple[int, int, int], ...]
 
 
@@ -49,6 +52,7 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
         worker if masks.maker == "threshold" else partial(with_crf, worker, masks.crf, labels=labels),
         facts=MASK_FACTS,
         context=context,
+        at_least=_BATCH,
     )
     return {"images": len(rows) - len(failed), "failed": failed, "area": area_shares(table, photos)}
 
