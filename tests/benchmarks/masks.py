@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     photos.add_arguments(parser)
-    parser.add_argument("--photos", type=int, default=150, help="photos of the loop and of a pass (default 150)")
-    parser.add_argument("--passes", type=int, default=5, help="of the stage, the first not timed (default 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--photos", type=int, default=120, help="photos of the loop and of a pass (default 120)")
+    parser.add_argument("--passes", type=int, default=9, help="of the stage, the first not timed (default 9)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each (default 2)")
     parser.add_argument("--actors", type=int, default=2, help="besides one (default 2)")
     parser.add_argument("--batch-size", type=int, default=None, help="cluster.batch_size (default: the setting's own)")
     parser.add_argument(
