@@ -327,7 +327,13 @@ def compile_engine(*, labels: int = 8) -> None:
 def _pydensecrf(image: NDArray[np.uint8], params: CrfParams) -> Any:
     from pmm_ray.masks.pydense import PyDenseCRF
 
-    return PyDenseCRF(image, params)
+    return PyDenseCRF(
+        image,
+        gaussian=(params.gaussian_sxy, params.gaussian_compat),
+        bilateral=(params.bilateral_sxy, params.bilateral_srgb, params.bilateral_compat),
+        iterations=params.iterations,
+        floor=MIN_SCORE,
+    )
 
 
 def crf_on(image: NDArray[np.uint8], crf: str | CrfParams | Crf, *, shape: tuple[int, int]) -> Crf:

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from pmm_ray.masks.cam import FloatArray
-    from pmm_ray.masks.crf import CrfParams
+from pmm_ray.masks.cam import FloatArray
 
 
 class PyDenseCRF:
-    """pydensecrf on one image (H, W, 3) uint8; points are pixels in row order, (..., N)."""
+    """pydensecrf on one image (H, W, 3) uint8; points are pixels in row order, (..., N).
 
-    def __init__(self, image: NDArray[np.uint8], params: CrfParams) -> None:
+    Args:
+        image: C-ordered and writeable.
+        gaussian: sxy and compat of the kernel in position; a compat of 0 leaves it out.
+        bilateral: sxy, srgb and compat of that in position and colour, likewise.
+        iterations: of mean field.
+        floor: Scores are clipped here from below.
+
+    Raises:
+        ImportError: The package is not installed.
+    """
+
+    def __init__(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        gaussian: tuple[float, float],
+        bilateral: tuple[float, float, float],
+        iterations: int,
+        floor: float,
+    ) -> None:
         try:
             import pydensecrf.densecrf as pydensecrf
         except ImportError:
             raise ImportError(
                 "the CRF backend pydensecrf is not installed: pip install pydensecrf2 (it needs a C compiler)"
             ) from None
-        self._package, self._image, self._params = pydensecrf, image, params
+        self._package, self._image = pydensecrf, image
+        self._gaussian, self._bilateral = gaussian, bilateral
+        self._iterations, self._floor = iterations, np.float32(floor)
         self._models: dict[int, Any] = {}
 
     def binary(self, scores: FloatArray) -> FloatArray:
@@ -34,14 +53,12 @@ class PyDenseCRF:
 
     def multilabel(self, probs: FloatArray) -> FloatArray:
         """(L, N) -> (L, N)."""
-        from pmm_ray.masks.crf import MIN_SCORE
-
         labels = len(probs)
         if labels not in self._models:
             self._models[labels] = self._model(labels)
         model = self._models[labels]
-        model.setUnaryEnergy(np.ascontiguousarray(-np.log(np.maximum(probs, np.float32(MIN_SCORE)))))
-        return np.array(model.inference(self._params.iterations), np.float32)
+        model.setUnaryEnergy(np.ascontiguousarray(-np.log(np.maximum(probs, self._floor))))
+        return np.array(model.inference(self._iterations), np.float32)
 
     def filter(self, values: FloatArray, *, kernel: str, normalised: bool) -> NoReturn:
         """Not offered by the package."""
@@ -50,12 +67,11 @@ class PyDenseCRF:
     def _model(self, labels: int) -> Any:
         """Kernels but no unaries yet: those may be set again and again on the same lattices."""
         height, width = self._image.shape[:2]
-        params = self._params
         model = self._package.DenseCRF2D(width, height, labels)
-        if params.gaussian_compat > 0:
-            model.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-        if params.bilateral_compat > 0:
-            model.addPairwiseBilateral(
-                sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=self._image, compat=params.bilateral_compat
-            )
+        sxy, compat = self._gaussian
+        if compat > 0:
+            model.addPairwiseGaussian(sxy=sxy, compat=compat)
+        sxy, srgb, compat = self._bilateral
+        if compat > 0:
+            model.addPairwiseBilateral(sxy=sxy, srgb=srgb, rgbim=self._image, compat=compat)
         return model
