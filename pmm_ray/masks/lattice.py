@@ -32,6 +32,9 @@ _RANK_BITS = 3
 """Of a coordinate's rank in a packed simplex; enough for 7 dimensions."""
 
 
+_NARROW = "the CRF kernel is too narrow for this image, raise its sxy or srgb"
+
+
 class KeyRangeError(ValueError):
     """The lattice is too fine for exact 64-bit keys."""
 
@@ -304,7 +307,7 @@ def _cell_bounds(features: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDAr
             high[i] -= i * least[i - 1]
     low, high = np.floor(low / (dims + 1)) - 2, np.ceil(high / (dims + 1)) + 2
     if not (np.isfinite(low).all() and np.isfinite(high).all() and max(-low.min(), high.max()) * (dims + 1) < 2**21):
-        raise KeyRangeError("the CRF kernel is too narrow for this image: lattice coordinates leave float32's integers")
+        raise KeyRangeError(f"{_NARROW}: lattice coordinates leave float32's integers")
     return low.astype(np.int64), high.astype(np.int64)
 
 
@@ -320,13 +323,13 @@ def _strides(low: NDArray[np.int64], high: NDArray[np.int64], dims: int) -> tupl
         simplex.append(place)
         place *= int(high[i] - low[i]) + 1
     if place << _RANK_BITS * dims >= 2**63:
-        raise KeyRangeError("the CRF kernel is too narrow for this image: simplices do not fit 64-bit keys")
+        raise KeyRangeError(f"{_NARROW}: simplices do not fit 64-bit keys")
     place = 1
     for i in range(dims):
         vertex.append(place)
         place *= (int(high[i] - low[i]) + 5) * (dims + 1)
     if place >= 2**63:
-        raise KeyRangeError("the CRF kernel is too narrow for this image: vertices do not fit 64-bit keys")
+        raise KeyRangeError(f"{_NARROW}: vertices do not fit 64-bit keys")
     return np.array(simplex, np.int64), np.array(vertex, np.int64)
 
 
