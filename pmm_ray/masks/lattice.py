@@ -92,6 +92,7 @@ def colour_features(image: NDArray[np.uint8], *, sxy: float, srgb: float, worksp
 
 
 def _room(count: int) -> int:
+    """`count` rounded up to whole vectors."""
     return -(-count // TOGETHER) * TOGETHER
 
 
@@ -138,7 +139,7 @@ def build(features: NDArray[np.float32], count: int, workspace: Workspace) -> La
     firsts = _distinct(packed, simplex, expected=count // 3, workspace=workspace).firsts
     simplex[len(packed) :] = 0
     weights[count:] = 0
-    corner_keys = workspace.array("keys", (-(-len(firsts) // TOGETHER) * TOGETHER, dims + 1), np.int64)
+    corner_keys = workspace.array("keys", (_room(len(firsts)), dims + 1), np.int64)
     _corner_keys(features, firsts, low, vertex_strides, corner_keys, corners)
     corner_keys = corner_keys[: len(firsts)].ravel()
     vertices = workspace.array("vertices", corner_keys.shape, np.int32)
@@ -153,15 +154,19 @@ def build(features: NDArray[np.float32], count: int, workspace: Workspace) -> La
 # Geometry: Python over vectors of points, run while compiling.
 
 
+def _scale(dims: int) -> list[float]:
+    """What each feature is multiplied by before it is lifted: in double, then float32, as the reference computes it."""
+    width = math.sqrt(2.0 / 3.0) * (dims + 1)
+    return [float(np.float32(1.0 / math.sqrt(float((i + 2) * (i + 1))) * width)) for i in range(dims)]
+
+
 def _lift(features: list[Vector]) -> list[Vector]:
     """y = E f, with E as in Adams et al., p. 5, scaled by the blur's expected width: d + 1 coordinates of sum 0."""
-    dims = len(features)
-    width = math.sqrt(2.0 / 3.0) * (dims + 1)
+    scale = _scale(len(features))
     lifted = []
     total = features[0].constant(0.0)
-    for j in range(dims, 0, -1):
-        # in double, then float32, as the reference computes it
-        c = features[j - 1] * float(np.float32(1.0 / math.sqrt(float((j + 1) * j)) * width))
+    for j in range(len(features), 0, -1):
+        c = features[j - 1] * scale[j - 1]
         lifted.append(total - c * float(j))
         total = total + c
     return [total, *reversed(lifted)]
@@ -188,7 +193,7 @@ def _enclosing_simplex(lifted: list[Vector]) -> tuple[list[Vector], list[Vector]
         for j in range(i + 1, corners):
             less = distances[i] < distances[j]
             ranks[i] = ranks[i].plus_if(less, 1)
-            ranks[j] = (ranks[j] + 1).choose_not(less, ranks[j])
+            ranks[j] = ranks[j].choose(less, ranks[j] + 1)
     # The nearest multiples need not sum to 0: move the coordinates that lost, or won, most in the rounding.
     for i in range(corners):
         over, under = ranks[i] > corners - 1, ranks[i] < 0
@@ -294,8 +299,7 @@ def _cell_bounds(features: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDAr
     Two units of slack cover rounding and bringing a point back onto the plane.
     """
     dims = len(features)
-    width = math.sqrt(2.0 / 3.0) * (dims + 1)
-    scale = np.array([width / math.sqrt(float((i + 2) * (i + 1))) for i in range(dims)])
+    scale = np.array(_scale(dims))
     least = np.minimum(features.min(axis=1), 0).astype(np.float64) * scale
     most = np.maximum(features.max(axis=1), 0).astype(np.float64) * scale
     low, high = np.empty(dims + 1), np.empty(dims + 1)

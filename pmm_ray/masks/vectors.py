@@ -95,31 +95,14 @@ class Vector:
         """This where the condition holds, else the other."""
         return self._with(self.builder.select(condition, self.value, self._like(other)))
 
-    def choose_not(self, condition: Any, other: Vector) -> Vector:
-        """This where the condition does not hold, else the other."""
-        return other.choose(condition, self)
-
     def plus_if(self, condition: Any, amount: float) -> Vector:
         """This, plus the amount in the lanes where the condition holds."""
         return (self + amount).choose(condition, self)
 
     def to(self, element: Any) -> Vector:
-        """The same whole numbers in another type."""
-        kind = ir.VectorType(element, self.count)
-        if self.floating:
-            return self._with(self.builder.fptosi(self.value, kind))
-        widen = self.builder.sitofp if element == F32 else self.builder.sext
-        return self._with(widen(self.value, kind))
-
-
-def joined(vectors: Sequence[Vector]) -> Vector:
-    """The lanes of one vector after those of the other; as many vectors as a power of two."""
-    if len(vectors) == 1:
-        return vectors[0]
-    half = len(vectors) // 2
-    left, right = joined(vectors[:half]), joined(vectors[half:])
-    order = ir.Constant(ir.VectorType(I32, 2 * left.count), [*range(2 * left.count)])
-    return Vector(left.builder, left.builder.shuffle_vector(left.value, right.value, order))
+        """Whole numbers in a type of whole numbers, no narrower."""
+        convert = self.builder.fptosi if self.floating else self.builder.sext
+        return self._with(convert(self.value, ir.VectorType(element, self.count)))
 
 
 def transpose(vectors: Sequence[Vector]) -> list[Vector]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pmm_ray.cluster.worker import Worker
 from pmm_ray.config import CrfConfig
+from pmm_ray.data.dataset import Photos
 from pmm_ray.masks.crf import DenseCRF, compile_engine, crf_params
 
 
@@ -17,6 +18,11 @@ def dense_crf(image: NDArray[np.uint8], crf: CrfConfig) -> DenseCRF:
     settings = crf.model_dump()
     backend = settings.pop("backend")
     return DenseCRF(image, params=crf_params(**settings), backend=backend)
+
+
+def most_labels(photos: Photos) -> int:
+    """The most that the CRF meets on one photo if it is given the background and the image-level labels."""
+    return 1 + max((len(photo.labels) for photo in photos.photos), default=0)
 
 
 def with_crf(make_worker: Callable[[], Worker], crf: CrfConfig, *, labels: int) -> Worker:

@@ -22,7 +22,7 @@ from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.masks.cvs import coefficient_of_variation, smooth
 from pmm_ray.masks.ppg import proportional_pseudo_mask
 from pmm_ray.stages.cam_files import cam_places
-from pmm_ray.stages.crf import dense_crf, with_crf
+from pmm_ray.stages.crf import dense_crf, most_labels, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
@@ -46,10 +46,9 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
     ]
     make = partial(_make, masks=masks, out=context.out.resolve(), palette=photos.classes.palette)
     worker = partial(one_by_one, make)
-    labels = 1 + max((len(photo.labels) for photo in photos.photos), default=0)
     table, failed = work_on(
         rows,
-        worker if masks.maker == "threshold" else partial(with_crf, worker, masks.crf, labels=labels),
+        worker if masks.maker == "threshold" else partial(with_crf, worker, masks.crf, labels=most_labels(photos)),
         facts=MASK_FACTS,
         context=context,
         at_least=_BATCH,
