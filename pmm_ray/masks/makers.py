@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pmm_ray.masks.baseline import baseline_steps
 from pmm_ray.masks.cam import FloatArray, Mask, by_class, threshold_mask
 from pmm_ray.masks.crf import Backend, CrfParams, DenseCRF
-from pmm_ray.masks.cvs import smooth
+from pmm_ray.masks.cvs import smooth_checked
 from pmm_ray.masks.ppg import ppg_steps
 from pmm_ray.masks.steps import Steps, finish, finish_together
 
@@ -115,4 +115,4 @@ def _steps(x: FloatArray, labels: NDArray[np.uint8], setting: MaskSetting) -> St
 
 
 def _smoothed(x: FloatArray, setting: MaskSetting) -> FloatArray:
-    return smooth(x, s=setting.s, t=setting.t, gate=setting.gate) if setting.cvs else x
+    return smooth_checked(x, s=setting.s, t=setting.t, gate=setting.gate) if setting.cvs else x

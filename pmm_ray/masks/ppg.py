@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pmm_ray.masks.cam import FloatArray, Mask, by_class
 from pmm_ray.masks.crf import Crf, CrfParams, crf_on
-from pmm_ray.masks.cvs import smooth
+from pmm_ray.masks.cvs import smooth_checked
 from pmm_ray.masks.steps import Steps, finish
 
 
@@ -61,7 +61,7 @@ def proportional_pseudo_mask(
         ValueError: Sizes that differ, a CAM outside [0, 1], ids that are no ids, or a number out of bounds.
     """
     x, labels = by_class(cam, class_ids)
-    smoothed = smooth(x, s=s, t=t, gate=gate) if cvs else x
+    smoothed = smooth_checked(x, s=s, t=t, gate=gate) if cvs else x
     steps = ppg_steps(x, smoothed, labels, alpha=alpha, proportion=proportion, eps=eps, tie=tie)
     return finish(steps, crf_on(image, crf, shape=x.shape[1:]))
 
