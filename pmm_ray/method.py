@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Folder
-from pmm_ray.config import Config, CrfConfig, MasksConfig, PusConfig
+from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
+from pmm_ray.stages.stage import snapshot
 
 NO_PUS = PusConfig(variant="none")
 PUS_ACTIVE = "PUS active"
@@ -85,23 +86,37 @@ class Method:
 
     def segmentation(self, masks: Artefact, pus: PusConfig, *, title: str) -> tuple[Artefact, dict[str, float]]:
         """A segmentation network trained on masks, its checkpoint the last or `best_val`'s choice; and its scores."""
-        seg = self.config.seg
         choose = self.config.cycles.checkpoint == "best_val"
-        model = self.run(
-            "train_seg",
-            title=title,
-            seed=self.seed,
-            photos=self.data.train.photos,
-            masks=masks,
-            arch=seg.arch,
-            net=seg.net,
-            train=seg.train,
-            pus=pus,
-            snapshots=choose,
-        )
+        model = self.run("train_seg", title=title, **self._training(masks, pus))
         active = {PUS_ACTIVE: model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
         model = self._best_on_val(model, title=title) if choose else model
         return model, self._score_on_val(model, title=title, crf=self.config.eval.crf) | active
+
+    def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact:
+        """The network of `segmentation` as it is after an epoch."""
+        return self.run.until(epoch, "train_seg", title=title, **self._training(masks, pus))
+
+    def _training(self, masks: Artefact, pus: PusConfig) -> dict[str, Any]:
+        seg = self.config.seg
+        return {
+            "seed": self.seed,
+            "photos": self.data.train.photos,
+            "masks": masks,
+            "arch": seg.arch,
+            "net": seg.net,
+            "train": seg.train,
+            "pus": pus,
+            "snapshots": self.config.cycles.checkpoint == "best_val",
+        }
+
+    def score_network(self, model: Artefact, scales: tuple[float, ...], *, title: str) -> float:
+        """mIoU of a network on the validation images, quickly: at these scales, unmirrored, no CRF, nothing kept."""
+        val = self.data.val
+        if val is None or val.truth is None:
+            raise UserError("a network can only be scored on a validation set with ground truth; see data.val_list")
+        predict = PredictConfig(scales=scales, flip=False, batch_size=self.config.seg.predict.batch_size)
+        found = self.run("score_network", title=title, photos=val.photos, model=model, truth=val.truth, predict=predict)
+        return found.facts["miou"]
 
     def _best_on_val(self, model: Artefact, *, title: str) -> Artefact:
         """The epoch with the best mIoU on val. It sees ground truth, so every score after it is an optimistic one."""
@@ -109,10 +124,10 @@ class Method:
             raise UserError("cycles.checkpoint=best_val needs a validation set with ground truth; use 'last'")
         best, best_score = model, -1.0
         for epoch in range(1, self.config.seg.train.epochs + 1):
-            snapshot = Artefact(model.stage, f"{model.fingerprint}/{epoch}", model.path / "snapshots" / f"{epoch:04d}")
-            values = self._score_on_val(snapshot, title=f"{title}, epoch {epoch} (choice by val, sees ground truth)")
+            then = Artefact(model.stage, f"{model.fingerprint}/{epoch}", snapshot(model.path, epoch).parent)
+            values = self._score_on_val(then, title=f"{title}, epoch {epoch} (choice by val, sees ground truth)")
             if values.get("val", -1.0) > best_score:
-                best, best_score = snapshot, values["val"]
+                best, best_score = then, values["val"]
         return best
 
     def next_masks(self, model: Artefact) -> Artefact:

@@ -19,21 +19,20 @@ from pmm_ray.data.transforms import Augment
 from pmm_ray.nets.build import save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.progress import progress
-from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.stages.stage import MODEL, Context, Facts, snapshot
 from pmm_ray.training import Plan
-
-MODEL = "model.pt"
 
 
 def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: TrainConfig, context: Context) -> Facts:
     """Run `work` on a team until `model.pt` is in the stage's folder, and return the facts written with it.
 
     `work` is also given `out`, `plan` and `log`. A model that an interrupted attempt had finished is taken as it is.
+    With `context.until` the model is that of `snapshot`.
     """
-    model = context.out / MODEL
+    model = snapshot(context.out, context.until) if context.until else context.out / MODEL
     if not model.is_file():
-        with _shown(context.title, context.out, train.epochs):
-            plan = _plan(train, seed=context.seed, amp=context.cluster.amp)
+        with _shown(context.title, context.out, context.until or train.epochs):
+            plan = _plan(train, seed=context.seed, amp=context.cluster.amp, until=context.until)
             place = room(context.cluster)
             fit(
                 work,
@@ -44,7 +43,8 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
                 max_failures=context.cluster.max_failures,
                 scratch=context.out / "ray",
             )
-    checkpoints.discard(context.out)
+    if not context.until:
+        checkpoints.discard(context.out)
     return torch.load(model, map_location="cpu", weights_only=True)["facts"]
 
 
@@ -113,7 +113,7 @@ def facts_of(record: Record, *, images: int, module: nn.Module) -> Facts:
     }
 
 
-def _plan(train: TrainConfig, *, seed: int, amp: bool) -> Plan:
+def _plan(train: TrainConfig, *, seed: int, amp: bool, until: int | None = None) -> Plan:
     return Plan(
         epochs=train.epochs,
         batch_size=train.batch_size,
@@ -128,6 +128,7 @@ def _plan(train: TrainConfig, *, seed: int, amp: bool) -> Plan:
         loader_workers=train.loader_workers,
         amp=amp,
         seed=seed,
+        until=until,
     )
 
 
