@@ -31,9 +31,17 @@ class Score:
     cycle: int | None = None
 
     def metrics(self) -> dict[str, float]:
-        """The values under names for MLflow."""
-        plain = {name.replace("(", "").replace(")", ""): value for name, value in self.values.items()}
-        return {name if name == PUS_ACTIVE else f"{name} mIoU": value for name, value in plain.items()}
+        """The values under names for MLflow, whose charts are grouped by what stands before the slash."""
+        return {_metric(name): value for name, value in self.values.items()}
+
+
+def _metric(column: str) -> str:
+    """A column's name in letters that MLflow takes: 'val + CRF' -> 'mIoU/val with CRF'."""
+    if column == PUS_ACTIVE:
+        return column
+    measured = column.removesuffix(" (frequent)")
+    group = "mIoU" if measured == column else "mIoU of frequent classes"
+    return f"{group}/{measured.replace(' + ', ' with ')}"
 
 
 @dataclass
@@ -208,9 +216,9 @@ class Method:
         return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]}
 
     def overlays(self, split: Split, *, cams: Artefact | None, masks: Artefact, folder: str = "masks") -> None:
-        """Pictures of photo, CAM, mask and ground truth."""
+        """Pictures of photo, CAM, mask and ground truth; the masks alone for MLflow's charts, which compare runs."""
         if count := self.config.tracking.overlays:
-            self.run(
+            drawn = self.run(
                 "draw_overlays",
                 title="overlays",
                 photos=split.photos,
@@ -220,9 +228,20 @@ class Method:
                 truth=split.truth,
                 count=count,
             )
+            for name in drawn.facts["pictures"] if drawn.done else ():
+                self.run.tracker.panel(drawn.path / "panels" / f"{name}.png", f"masks/{name}")
 
     def record(self, row: str, values: dict[str, float], *, variant: str = "", cycle: int | None = None) -> None:
-        """Keep one line for the table, and log it with the run it belongs to."""
+        """Keep one line for the table, and log it: with the run of its cycle, or as a run of its own.
+
+        The tag 'row' is what MLflow's charts find the lines of a table by, and group those of several seeds.
+        """
         score = Score(row, self.seed, values, variant, cycle)
         self.scores.append(score)
-        self.run.tracker.metrics(score.metrics())
+        name = f"{row}, {variant}" if variant else row
+        if self.run.tracker.inherited.get("stage") == "cycle":
+            self.run.tracker.tag("row", name)
+            self.run.tracker.metrics(score.metrics())
+            return
+        with self.run.tracker.child(name, tags={"stage": "row", "row": name}, key=f"row {name}") as handle:
+            handle.metrics(score.metrics())
