@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,12 @@ class Score:
 
     def metrics(self) -> dict[str, float]:
         """The values under names for MLflow, whose charts are grouped by what stands before the slash."""
-        return {_metric(name): value for name, value in self.values.items()}
+        return metrics_of(self.values)
+
+
+def metrics_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Scores by column under names for MLflow; see `Score.metrics`."""
+    return {_metric(name): value for name, value in values.items()}
 
 
 def _metric(column: str) -> str:

@@ -17,7 +17,7 @@ python -m pmm_ray.sweep sweeps/FILE.yaml [FILE.yaml ...] [section.key=value ...]
 
 Searches the space of the sweep file, and writes the best setting as a file that pmm_ray.run takes. The sweep file is
 merged over its base config; further files and the overrides, of sweep.* too, come after it.
-Run the same line again after an interruption and it goes on where it stopped; with a larger sweep.settings it goes on."""
+Run the same line again after an interruption, or with a larger sweep.settings, and it goes on where it stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,11 +18,15 @@ Ending = Literal["done", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial says after a step: how many are done, its score so far (more is better), and other figures."""
+    """What a trial says after a step: how many are done, its score so far (more is better), and other figures.
+
+    `artefact` is the folder of its result, if it leaves one.
+    """
 
     steps: int
     score: float
     figures: dict[str, float]
+    artefact: str = ""
 
 
 class Trial(Protocol):
@@ -103,7 +108,10 @@ def search(
         # an interrupt is the program's to handle
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_WARN_THRESHOLD_S": "60",
+        # Tune's newer way of printing cannot be silenced
+        "RAY_AIR_NEW_OUTPUT": "0",
     }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainable = tune.with_resources(
         tune.with_parameters(_trainable(), make_trial=make_trial, steps=steps), {"cpu": cpus, "gpu": gpus}
     )
@@ -123,6 +131,8 @@ def search(
                     name=uuid.uuid4().hex,
                     storage_path=str(scratch),
                     verbose=0,
+                    # a trial's work is kept by the trial itself
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                     callbacks=[_callback(watcher, steps)],
                 ),
             ).fit()
@@ -155,7 +165,7 @@ def _trainable() -> Any:
             except Exception as error:
                 return {"steps": self._steps, "score": float("-inf"), "error": one_line(error), "done": True}
             done = report.steps >= self._steps
-            return {"steps": report.steps, "score": report.score, "figures": report.figures, "done": done}
+            return {**asdict(report), "done": done}
 
         def cleanup(self) -> None:
             trial, self._trial = self._trial, None
@@ -198,7 +208,7 @@ def _callback(watcher: Watcher, steps: int) -> Any:
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             if "error" not in result:
-                report = Report(result["steps"], result["score"], result["figures"])
+                report = Report(result["steps"], result["score"], result["figures"], result["artefact"])
                 watcher.heard(trial.config["name"], report)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:

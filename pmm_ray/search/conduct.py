@@ -251,4 +251,3 @@ def _segmentation_trial(
         store=sweep.store,
         handle=handle,
     )
-

@@ -28,6 +28,7 @@ class Tried:
         figures: Others, by their names in MLflow.
         error: One line, of one that failed.
         seconds: From its start to its end.
+        artefact: The folder of its scores (masks); empty if there is none.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Tried:
     seconds: float
     figures: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    artefact: str = ""
 
 
 class Record:

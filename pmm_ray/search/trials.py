@@ -15,7 +15,7 @@ from pmm_ray.cluster.worker import Row
 from pmm_ray.config import Config, MasksConfig, SweepConfig
 from pmm_ray.data.dataset import Dataset, Photos, Truth
 from pmm_ray.errors import UserError
-from pmm_ray.method import Method
+from pmm_ray.method import Method, metrics_of
 from pmm_ray.pipeline import Runner
 from pmm_ray.search.space import Values
 from pmm_ray.settings import changed
@@ -97,9 +97,9 @@ class MaskTrial:
         return self._report(facts, self._steps)
 
     def _report(self, facts: dict[str, Any], steps: int) -> Report:
-        named = {"masks mIoU": facts.get("miou"), "contrast": facts.get("contrast"), "images": facts["images"]}
+        named = {"mIoU/train masks": facts.get("miou"), "contrast": facts.get("contrast"), "images": facts["images"]}
         figures = {name: float(value) for name, value in named.items() if value is not None}
-        return Report(steps, self._scores.score(facts), figures)
+        return Report(steps, self._scores.score(facts), figures, str(self._scores.artefact(self._values).path))
 
     def close(self) -> None:
         """Take the setting back from the desk."""
@@ -129,27 +129,23 @@ class SegmentationTrial:
         if not self._steps:
             masks = it.masks(it.cams(), config.masks)
             self._masks = masks
-            self._figures |= _named(it.score_masks(masks))
+            self._figures |= metrics_of(it.score_masks(masks))
         epoch = self._epochs[self._steps]
         self._steps += 1
         if self._steps < len(self._epochs):
             title = f"epoch {epoch}"
             model = it.segmentation_until(epoch, self._masks, config.pus, title="segmentation")
             score = it.score_network(model, self._scales, title=f"{title}: score on val")
-            return Report(self._steps, score, self._figures | {"epoch": epoch, "val mIoU on the way": score})
+            return Report(self._steps, score, self._figures | {"epoch": epoch, "mIoU/val, on the way": score})
         _, values = it.segmentation(self._masks, config.pus, title="segmentation")
-        self._figures |= _named(values)
+        self._figures |= metrics_of(values)
         return Report(self._steps, values["val"], self._figures | {"epoch": epoch})
 
     def close(self) -> None:
         """Nothing to leave: no work goes on between steps."""
 
 
-def _named(values: dict[str, float]) -> dict[str, float]:
-    return {f"{name.replace('(', '').replace(')', '')} mIoU": value for name, value in values.items()}
-
-
 def halts(work: int, reports: int) -> list[int]:
-    """After how many of its epochs or parts a trial reports: `reports` times, or each time, evenly; always at the end."""
+    """After how many of its epochs or parts a trial reports: `reports` times, or after each; always at the end."""
     count = min(work, reports)
     return [round((i + 1) * work / count) for i in range(count)]

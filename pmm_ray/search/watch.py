@@ -98,6 +98,7 @@ class Watch:
             share=last.steps / self._steps,
             figures=last.figures,
             error=error,
+            artefact=last.artefact,
             seconds=round(time.monotonic() - trial.begun, 1),
         )
         self._record.add(tried)
