@@ -80,12 +80,12 @@ def importance(tried: Sequence[Tried], *, keys: Sequence[str], seed: int = 0) ->
 
     values = np.stack([_column([one.setting.get(key) for one in scored]) for key in keys], axis=1)
     weights = np.array([one.shares for one in scored])
-    forest = RandomForestRegressor(300, oob_score=True, min_samples_leaf=2, random_state=seed, n_jobs=1)
+    forest = RandomForestRegressor(200, oob_score=True, min_samples_leaf=2, random_state=seed, n_jobs=1)
     forest.fit(values, scores, sample_weight=weights)
     explained = max(0.0, float(forest.oob_score_))
     # Against the forest's own predictions the drop in R2 is twice the total-effect index.
     moved = permutation_importance(
-        forest, values, forest.predict(values), n_repeats=30, random_state=seed, sample_weight=weights
+        forest, values, forest.predict(values), n_repeats=10, random_state=seed, sample_weight=weights
     )
     return {key: explained * float(drop) / 2 for key, drop in zip(keys, moved.importances_mean, strict=True)}
 
