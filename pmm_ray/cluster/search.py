@@ -120,7 +120,7 @@ def search(
             tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=_searcher(watcher),
+                    search_alg=_searcher(_Here(watcher)),
                     scheduler=scheduler,
                     num_samples=-1,
                     max_concurrent_trials=concurrent,
@@ -133,11 +133,21 @@ def search(
                     verbose=0,
                     # a trial's work is kept by the trial itself
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                    callbacks=[_callback(watcher, steps)],
+                    callbacks=[_callback(_Here(watcher), steps)],
                 ),
             ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The watcher, which stays in this process: Tune pickles all that it is given, though nothing of it is restored."""
+
+    watcher: Any
+
+    def __reduce__(self) -> tuple[Any, tuple[None]]:
+        return _Here, (None,)
 
 
 def _trainable() -> Any:
@@ -175,14 +185,14 @@ def _trainable() -> Any:
     return OneSetting
 
 
-def _searcher(watcher: Watcher) -> Any:
+def _searcher(here: _Here) -> Any:
     from ray.tune.search import Searcher
 
     class Suggestions(Searcher):
         """Tune's view of `Watcher.next`."""
 
         def suggest(self, trial_id: str) -> Any:
-            found = watcher.next()
+            found = here.watcher.next()
             if found is None:
                 return Searcher.FINISHED
             name, setting = found
@@ -200,7 +210,7 @@ def _searcher(watcher: Watcher) -> Any:
     return Suggestions(metric="score", mode="max")
 
 
-def _callback(watcher: Watcher, steps: int) -> Any:
+def _callback(here: _Here, steps: int) -> Any:
     from ray import tune
 
     class Told(tune.Callback):
@@ -209,15 +219,15 @@ def _callback(watcher: Watcher, steps: int) -> Any:
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             if "error" not in result:
                 report = Report(result["steps"], result["score"], result["figures"], result["artefact"])
-                watcher.heard(trial.config["name"], report)
+                here.watcher.heard(trial.config["name"], report)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             last = trial.last_result
             ending: Ending = "done" if last["steps"] >= steps else "stopped"
-            watcher.ended(trial.config["name"], "failed" if "error" in last else ending, last.get("error"))
+            here.watcher.ended(trial.config["name"], "failed" if "error" in last else ending, last.get("error"))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             lines = [line.strip() for line in (trial.get_error() or "").splitlines() if line.strip()]
-            watcher.ended(trial.config["name"], "failed", (lines or ["its process ended"])[-1][:300])
+            here.watcher.ended(trial.config["name"], "failed", (lines or ["its process ended"])[-1][:300])
 
     return Told()

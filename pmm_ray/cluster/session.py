@@ -71,6 +71,8 @@ def _start(cluster: ClusterConfig) -> Path | None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not cluster.verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # a sweep has more processes than CPUs, most of which wait; Ray would warn of each few more
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     quiet: dict[str, Any] = {
         "log_to_driver": cluster.verbose,
         "logging_level": logging.INFO if cluster.verbose else logging.ERROR,

@@ -89,7 +89,7 @@ def _settings_table(sweep: Sweep, tried: Sequence[Tried], most: int | None = _LI
     listed = ordered[:most]
     listed += [one for one in ordered[len(listed) :] if one.default]
     keys = sweep.space.keys
-    others = sorted({name for one in tried for name in one.figures} - {"images", "epoch"})
+    others = sorted({name for one in tried for name in one.figures} - {"images", "epoch", _label(sweep)})
     columns = [Column("setting", "text"), Column(_label(sweep)), Column("share"), Column("ending", "text")]
     columns += [Column(name) for name in others] + [Column(key, "text") for key in keys]
     rows = [
@@ -186,7 +186,7 @@ def _pictures(sweep: Sweep, tried: Sequence[Tried]) -> Iterator[Path]:
     if matters:
         importance_bars(matters, folder / "importance.png", title=f"{sweep.config.name}: what the score depends on")
         yield folder / "importance.png"
-    for x, y in _pairs(keys, matters):
+    for x, y in _pairs([key for key in keys if len({one.setting.get(key) for one in shown}) > 1], matters):
         path = folder / f"{x}-{y}.png"
         heat_map(shown, x, y, path, title=f"{sweep.config.name}: {x} and {y}", label=label)
         yield path
