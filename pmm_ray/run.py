@@ -102,20 +102,27 @@ def _plan(config: Config, data: Dataset) -> list[Step]:
 
 def _store(config: Config) -> Store:
     from pmm_ray.artefacts import Store
+    from pmm_ray.places import Remote, place
 
-    root = Path(config.store)
+    root = place(config.store)
+    if isinstance(root, Remote):
+        return Store(root)
     # A submitted job runs in a copy of its working directory that Ray throws away.
     if not root.is_absolute() and "working_dir_files" in Path.cwd().parts:
         raise UserError(
-            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}"
+            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}, or a URL"
         )
     return Store(root.resolve())
 
 
 def _load_data(config: Config) -> Dataset:
     from pmm_ray.data.load import load_dataset
+    from pmm_ray.places import Remote
 
-    return load_dataset(cache=_store(config).root / "digests", **dict(config.data))
+    store = _store(config).root
+    if isinstance(store, Remote):
+        store.check()
+    return load_dataset(cache=store / "digests", **dict(config.data))
 
 
 def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunHandle) -> None:

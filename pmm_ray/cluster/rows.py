@@ -1,6 +1,6 @@
 """One row in, one row out, over Ray Data actors: nothing done twice, no row lost, no row that stops the others.
 
-The rows are small (paths and numbers); actors read and write the files, on a disk that all nodes share. Three things
+The rows are small (paths and numbers); actors read and write the files, in a place that all nodes reach. Three things
 go wrong in practice, and each ends in the table instead of ending the run. A row that raises is reported 'failed'. A
 worker that is killed is restarted and its rows come again. A row that ends its worker every time is set aside after
 some attempts. The driver may be killed too: what it had been told is in the journal.
@@ -47,7 +47,7 @@ def map_rows(
         make_worker: called once in each actor; must pickle (functools.partial of a class or function).
         rows: JSON-able, each with a unique `name`.
         facts: columns of the results besides name, status and error, so that the table's schema never varies.
-        folder: the stage's folder, on a disk that every node sees; it holds the journal while work goes on.
+        folder: the stage's folder, which every node must reach; it holds the journal while work goes on.
         workers: most actors; None: as many as the cluster can hold.
         cpus: CPUs that each actor takes.
         gpus: GPUs that each actor takes.

@@ -15,6 +15,7 @@ from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.journal import OK, ROWS_FILE
 from pmm_ray.data.cams import Cam, write_cams
 from pmm_ray.data.dataset import Photos
+from pmm_ray.files import readable
 
 FOLDER = "cams"
 
@@ -59,7 +60,7 @@ class CamPlace:
 
 def cam_places(cams: Artefact, photos: Photos) -> list[CamPlace]:
     """The CAM of each photo."""
-    table = pq.read_table(cams.path / ROWS_FILE, columns=["name", "status", "error", "shard", "row"])
+    table = pq.read_table(readable(cams.path / ROWS_FILE), columns=["name", "status", "error", "shard", "row"])
     known = {row["name"]: row for row in table.to_pylist()}
     return [_place(cams.path / FOLDER, known.get(photo.name)) for photo in photos.photos]
 

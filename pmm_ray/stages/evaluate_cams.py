@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -80,7 +79,7 @@ def _compare(row: Row, *, thresholds: Sequence[float], num_classes: int) -> dict
     """The confusion counts of one image: for each column of `SPARSE` a list of one list per threshold."""
     if row["missing"]:
         raise UserError(row["missing"])
-    stored, truth = read_cam(Path(row["cam"]), row["row"]), read_label(row["truth"])
+    stored, truth = read_cam(row["cam"], row["row"]), read_label(row["truth"])
     check_same_size(truth, (stored.height, stored.width), path=row["truth"])
     cam = full_size(stored)
     found = [

@@ -61,7 +61,7 @@ def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[
     start = time.monotonic()
     if row["missing"]:
         raise UserError(row["missing"])
-    image, stored = read_image(row["image"]), read_cam(Path(row["cam"]), row["row"])
+    image, stored = read_image(row["image"]), read_cam(row["cam"], row["row"])
     if image.shape[:2] != (stored.height, stored.width):
         raise UserError(
             f"{row['image']}: the image is {image.shape[1]} x {image.shape[0]} pixels, its CAM was made for "

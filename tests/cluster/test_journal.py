@@ -43,7 +43,7 @@ def test_parts_that_cannot_be_read_or_have_other_columns_are_as_if_not_there(tmp
     later = Journal(tmp_path, FACTS)
     assert later.read()["name"].to_pylist() == ["a"]
     later.append([rows(b=2)])
-    assert (tmp_path / "journal" / "part-000009.parquet").exists()
+    assert len(list((tmp_path / "journal").glob("part-000009-*.parquet"))) == 1
 
 
 def test_a_row_nobody_reported_is_an_error_not_a_gap(tmp_path):
