@@ -132,6 +132,32 @@ def test_a_run_killed_five_times_goes_on_to_the_same_masks(finished, tmp_path):
     assert masks(tmp_path / "store") == masks(folder / "store")
 
 
+def test_in_object_storage_a_killed_run_goes_on_to_the_masks_of_the_disk(finished, tmp_path, bucket):
+    folder, _ = finished
+    tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    words = tiny(folder, f"store={bucket}/store", f"data.root={bucket}/shapes", tracking, "cycles.count=0")
+
+    def stored(pattern: str) -> set[str]:
+        paths = (path.relative_to(bucket / "store") for path in (bucket / "store").all_files())
+        return {str(path) for path in paths if path.match(pattern)}
+
+    for point in ("train_cam/*/checkpoint.pt", "make_masks/*/masks/*.png"):
+        kill_when(words, lambda point=point: bool(stored(point)))
+        assert not stored(f"{point.split('/')[0]}/*/manifest.json"), f"{point} was past before the kill"
+    output = finish(words)
+    assert "pseudo-masks: done in" in output and "CAM classifier: done before" in output
+    for stage, images in (("make_masks", 10), ("predict_masks", 4)):
+        found = stored(f"{stage}/*/masks/*.png")
+        assert len(found) >= images
+        for name in found:
+            assert (bucket / "store" / name).read_bytes() == (folder / "store" / name).read_bytes(), name
+    manifests = {str(path.relative_to(folder / "store")) for path in (folder / "store").glob("*/*/manifest.json")}
+    assert len(stored("*/*/manifest.json")) > 5 and stored("*/*/manifest.json") <= manifests
+    # Nothing was left on this machine, and nothing of an unfinished stage in the store.
+    assert not list(tmp_path.glob("*store*")) and not stored("*/journal/*") and not stored("*/ray/*")
+    assert list((tmp_path / "mlflow-artifacts").rglob("contact.png"))
+
+
 def test_without_ground_truth_the_masks_are_the_same(finished, tmp_path):
     folder, _ = finished
     shutil.copytree(folder / "shapes", tmp_path / "photos")

@@ -9,6 +9,7 @@ some attempts. The driver may be killed too: what it had been told is in the jou
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -135,6 +136,9 @@ def _blocks(dataset: Any, folder: Path) -> Iterator[pa.Table]:
     except RayError as error:
         if verdict_file(folder).exists():
             raise UserError(verdict_file(folder).read_text()) from error
+        # A worker that cannot use the storage cannot leave word there either.
+        if told := re.findall(r"^\S*StorageError: (.+)", str(error), re.MULTILINE):
+            raise UserError(f"a worker says: {told[-1]}") from error
         raise
 
 

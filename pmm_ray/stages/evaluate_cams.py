@@ -17,7 +17,7 @@ from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.report.curves import threshold_curve
-from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.cam_files import by_place, cam_places
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
@@ -54,6 +54,7 @@ def evaluate_cams(
         facts=_FACTS,
         context=context,
         at_least=16,
+        key=by_place,
     )
     found = [row for row in table.to_pylist() if row["status"] == OK]
     curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]

@@ -21,7 +21,7 @@ from pmm_ray.masks.baseline import baseline_mask
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.masks.cvs import coefficient_of_variation, smooth
 from pmm_ray.masks.ppg import proportional_pseudo_mask
-from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.cam_files import by_place, cam_places
 from pmm_ray.stages.crf import dense_crf, most_labels, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
@@ -52,6 +52,7 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
         facts=MASK_FACTS,
         context=context,
         at_least=_BATCH,
+        key=by_place,
     )
     return {"images": len(rows) - len(failed), "failed": failed, "area": area_shares(table, photos)}
 

@@ -312,3 +312,11 @@ def test_a_driver_killed_in_the_middle_goes_on_where_it_stopped(tmp_path, cluste
     assert written == {f"image{k}.txt": str(k * k) for k in range(count)}
     assert sorted(done(tmp_path / "log")[before:]) == sorted({f"image{k}" for k in range(count)} - set(reported))
     assert list(tmp_path.glob(".*.tmp")) == []
+
+
+@pytest.mark.ray
+def test_workers_without_credentials_say_so_in_one_line(cluster, bucket, tmp_path):
+    # Only this process has them: the cluster's were started before.
+    with pytest.raises(UserError, match=r"a worker says: s3://.*Unable to locate credentials.*AWS_ACCESS_KEY_ID") as e:
+        run(squares(tmp_path / "log"), rows_of(4), bucket / "out")
+    assert "\n" not in str(e.value)
