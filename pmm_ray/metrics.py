@@ -30,20 +30,47 @@ def confusion(
     Raises:
         ValueError: Sizes that differ (both are named), arrays that are not of integers, or an id outside 0..C-1.
     """
-    pred, truth = np.asarray(pred), np.asarray(truth)
-    if pred.shape != truth.shape:
-        raise ValueError(f"the prediction is {_size(pred)} pixels, its ground truth {_size(truth)}")
-    if pred.dtype.kind not in "iu" or truth.dtype.kind not in "iu":
-        raise ValueError(f"label masks must hold integers, got {pred.dtype} and {truth.dtype}")
-    for what, ids in (("prediction", pred), ("ground truth", truth)):
-        strange = ids[(ids != ignore) & ((ids < 0) | (ids >= num_classes))]
-        if strange.size:
-            raise ValueError(f"the {what} holds id {strange[0]}; ids must be 0..{num_classes - 1} or {ignore}")
-    counted = truth != ignore
-    rows = truth[counted].astype(np.int64)
-    columns = np.where(pred == ignore, num_classes, pred.astype(np.int64))[counted]
-    cells = np.bincount(rows * (num_classes + 1) + columns, minlength=num_classes * (num_classes + 1))
-    return cells.reshape(num_classes, num_classes + 1).astype(np.int64)
+    return Compared(truth, num_classes=num_classes, ignore=ignore).with_prediction(pred)
+
+
+class Compared:
+    """`confusion` of many predictions with one ground truth, which is prepared once.
+
+    Args:
+        truth: As in `confusion`, as for the others.
+        num_classes: Likewise.
+        ignore: Likewise.
+
+    Raises:
+        ValueError: The ground truth is not of integers, or holds an id outside 0..C-1.
+    """
+
+    def __init__(self, truth: NDArray[np.integer], *, num_classes: int, ignore: int = 255) -> None:
+        truth = np.asarray(truth)
+        self._shape, self._num_classes, self._ignore = truth.shape, num_classes, ignore
+        _check_ids(truth, "ground truth", num_classes, ignore)
+        self._counted = np.flatnonzero(truth != ignore)
+        self._rows = truth.ravel()[self._counted].astype(np.intp) * (num_classes + 1)
+
+    def with_prediction(self, pred: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The matrix of one prediction; see `confusion`."""
+        pred = np.asarray(pred)
+        if pred.shape != self._shape:
+            raise ValueError(f"the prediction is {_size(pred.shape)} pixels, its ground truth {_size(self._shape)}")
+        _check_ids(pred, "prediction", self._num_classes, self._ignore)
+        columns = pred.ravel()[self._counted].astype(np.intp)
+        columns[columns == self._ignore] = self._num_classes
+        shape = self._num_classes, self._num_classes + 1
+        return np.bincount(self._rows + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+
+
+def _check_ids(ids: NDArray[Any], what: str, num_classes: int, ignore: int) -> None:
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"label masks must hold integers, got {ids.dtype} in the {what}")
+    held = np.flatnonzero(np.bincount(ids.ravel())) if ids.dtype == np.uint8 else np.unique(ids)
+    strange = held[(held != ignore) & ((held < 0) | (held >= num_classes))]
+    if strange.size:
+        raise ValueError(f"the {what} holds id {strange[0]}; ids must be 0..{num_classes - 1} or {ignore}")
 
 
 def iou(matrix: ArrayLike) -> NDArray[np.float64]:
@@ -117,5 +144,5 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _size(mask: NDArray[Any]) -> str:
-    return " x ".join(map(str, mask.shape)) or "no"
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "no"

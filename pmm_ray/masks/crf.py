@@ -8,6 +8,7 @@ permutohedral lattices: `lattice` builds them, `meanfield` solves, here are the 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pmm_ray.masks.meanfield import Kernel, Problem
 
 Backend = Literal["numba", "pydensecrf"]
+Weights = Sequence[tuple[float, float]] | NDArray[np.floating]
+"""(K, 2): the weights of the Gaussian and of the bilateral kernel in each of K problems."""
 
 MIN_SCORE = 1e-5
 """Scores are clipped here from below before -log."""
@@ -140,42 +143,57 @@ class DenseCRF:
         """(H, W) of the image."""
         return self._shape
 
-    def binary(self, scores: NDArray[np.floating]) -> FloatArray:
+    def binary(self, scores: NDArray[np.floating], *, weights: Weights | None = None) -> FloatArray:
         """Solve K independent two-label problems.
 
         Args:
             scores: (K, 2, H, W), {background, foreground}, non-negative, not normalised: the energy is
                 `-log max(score, MIN_SCORE)`.
+            weights: (K, 2), each problem's own weights of the two kernels (gaussian, bilateral), >= 0; None: those of
+                `params` for all. They cost nothing, widths and iterations need a CRF of their own.
 
         Returns:
             (K, H, W) float32, the foreground's probability after the last iteration.
 
         Raises:
-            ValueError: Another shape, or a score that is negative or not finite; or kernels so narrow that the lattice
-                leaves the range in which it is exact.
+            ValueError: Another shape, or a score or weight that is negative or not finite; or kernels so narrow that
+                the lattice leaves the range in which it is exact.
         """
         scores = np.asarray(scores)
         if scores.ndim != 4 or scores.shape[1:] != (2, *self.shape):
             raise ValueError(f"binary scores must be (K, 2, {self._size}), got shape {scores.shape}")
         flat = _checked(scores).reshape(len(scores), 2, self._count)
-        return self._engine.binary(flat).reshape(len(scores), *self.shape)
+        return self._engine.binary(flat, self._weights(weights, len(flat))).reshape(len(scores), *self.shape)
 
-    def multilabel(self, probs: NDArray[np.floating]) -> FloatArray:
-        """Solve one problem of L labels.
+    def multilabel(self, probs: NDArray[np.floating], *, weights: Weights | None = None) -> FloatArray:
+        """Solve one problem of L labels, or K independent ones.
 
         Args:
-            probs: (L, H, W) scores, L >= 1, non-negative; probabilities or any other scores, as in `binary`.
+            probs: (L, H, W) or (K, L, H, W), L >= 1, non-negative; probabilities or any other scores, as in `binary`.
+            weights: (K, 2), as in `binary`; (1, 2) for one problem.
 
         Returns:
-            (L, H, W) float32, probabilities that sum to 1 over the labels.
+            As `probs`, float32, probabilities that sum to 1 over the labels.
 
         Raises:
             ValueError: As in `binary`.
         """
         probs = np.asarray(probs)
-        if probs.ndim != 3 or not len(probs) or probs.shape[1:] != self.shape:
-            raise ValueError(f"multi-label scores must be (L, {self._size}) with L >= 1, got shape {probs.shape}")
-        return self._engine.multilabel(_checked(probs).reshape(len(probs), self._count)).reshape(probs.shape)
+        if probs.ndim not in (3, 4) or not probs.shape[-3] or probs.shape[-2:] != self.shape:
+            raise ValueError(
+                f"multi-label scores must be (L, {self._size}) or (K, L, {self._size}) with L >= 1, "
+                f"got shape {probs.shape}"
+            )
+        flat = _checked(probs).reshape(-1 if probs.size else len(probs), probs.shape[-3], self._count)
+        return self._engine.multilabel(flat, self._weights(weights, len(flat))).reshape(probs.shape)
+
+    def _weights(self, weights: Weights | None, count: int) -> FloatArray:
+        if weights is None:
+            weights = [(self.params.gaussian_compat, self.params.bilateral_compat)] * count
+        found = np.asarray(weights, np.float32).reshape(-1, 2)
+        if len(found) != count or not (np.isfinite(found).all() and (found >= 0).all()):
+            raise ValueError(f"{count} CRF problems need as many pairs of finite weights >= 0, got {found.tolist()}")
+        return found
 
     def filter(
         self,
@@ -243,11 +261,11 @@ class _Lattices:
         self._bilateral: Kernel | None = None
         weakref.finalize(self, workspace.give_back, self._workspace)
 
-    def binary(self, scores: FloatArray) -> FloatArray:
-        return self._problem().two_labels(scores)
+    def binary(self, scores: FloatArray, weights: FloatArray) -> FloatArray:
+        return self._problem().two_labels(scores, weights)
 
-    def multilabel(self, probs: FloatArray) -> FloatArray:
-        return self._problem().many_labels(probs)
+    def multilabel(self, scores: FloatArray, weights: FloatArray) -> FloatArray:
+        return self._problem().many_labels(scores, weights)
 
     def filter(self, values: FloatArray, *, kernel: str, normalised: bool) -> FloatArray:
         chosen = self._bilateral_kernel() if kernel == "bilateral" else self._gaussian_kernel()
@@ -263,7 +281,6 @@ class _Lattices:
         return Problem(
             gaussian=self._gaussian_kernel(),
             bilateral=self._bilateral_kernel(),
-            compats=(self._params.gaussian_compat, self._params.bilateral_compat),
             iterations=self._params.iterations,
             floor=MIN_SCORE,
             workspace=self._workspace,
@@ -329,8 +346,8 @@ def _pydensecrf(image: NDArray[np.uint8], params: CrfParams) -> Any:
 
     return PyDenseCRF(
         image,
-        gaussian=(params.gaussian_sxy, params.gaussian_compat),
-        bilateral=(params.bilateral_sxy, params.bilateral_srgb, params.bilateral_compat),
+        gaussian_sxy=params.gaussian_sxy,
+        bilateral=(params.bilateral_sxy, params.bilateral_srgb),
         iterations=params.iterations,
         floor=MIN_SCORE,
     )

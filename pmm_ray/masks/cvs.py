@@ -28,13 +28,18 @@ def coefficient_of_variation(cam: NDArray[np.floating], *, t: float) -> FloatArr
     Raises:
         ValueError: See `pmm_ray.masks.cam.as_cam`.
     """
-    cv = np.zeros(len(cam), np.float32)
-    for k, x in enumerate(as_cam(cam)):
-        foreground = x[x > t]
-        if foreground.size:
-            mean = foreground.mean(dtype=np.float64)
-            cv[k] = foreground.std(dtype=np.float64) / mean
-    return cv
+    return _cv(as_cam(cam), t=t)
+
+
+def _cv(cam: FloatArray, *, t: float) -> FloatArray:
+    # products and sums over all pixels: picking the foreground's out takes several times longer
+    inside = cam > t
+    foreground = cam * inside
+    counts = np.maximum(inside.sum(axis=(1, 2)), 1)
+    mean = foreground.sum(axis=(1, 2), dtype=np.float64) / counts
+    square = np.einsum("khw,khw->k", foreground, foreground, dtype=np.float64) / counts
+    variance = np.maximum(square - mean**2, 0)
+    return np.divide(np.sqrt(variance), mean, out=np.zeros_like(mean), where=mean > 0).astype(np.float32)
 
 
 def smooth(cam: NDArray[np.floating], *, s: float, t: float, gate: bool = True) -> FloatArray:
@@ -55,10 +60,13 @@ def smooth(cam: NDArray[np.floating], *, s: float, t: float, gate: bool = True) 
     Raises:
         ValueError: s is negative, or see `pmm_ray.masks.cam.as_cam`.
     """
+    return smooth_checked(as_cam(cam), s=s, t=t, gate=gate)
+
+
+def smooth_checked(x: FloatArray, *, s: float, t: float, gate: bool) -> FloatArray:
+    """`smooth` of a CAM that `as_cam` has made: the same, without looking at every pixel for what may be wrong."""
     if not s >= 0:
         raise ValueError(f"the smoothing strength s must be >= 0, got {s}")
-    x = as_cam(cam)
-    exponent = np.maximum(1 - np.float32(s) * coefficient_of_variation(x, t=t), np.float32(MIN_EXPONENT))
-    if gate:
-        x[x < t] = 0
-    return np.power(x, exponent[:, None, None], out=x)
+    exponent = np.maximum(1 - np.float32(s) * _cv(x, t=t), np.float32(MIN_EXPONENT))
+    kept = x * (x >= t) if gate else x
+    return np.power(kept, exponent[:, None, None])

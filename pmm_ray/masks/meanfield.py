@@ -8,9 +8,11 @@ L labels: `Q <- softmax(c + sum_k compat_k F_k Q)` with c = log(score), from Q =
 channel: with s = Q1 - Q0 = tanh(logit / 2) and c = log(score1 / score0) the same update is
 `s <- tanh((c + sum_k compat_k F_k s) / 2)`.
 
-Values are [point][lane]: the lanes of a row are problems, or labels, side by side. One iteration is a blur of each
-lattice and one pass over the points, in which chunks of points are sliced, squashed and splatted. Since the filters are
-linear, vertices keep their sums from one iteration to the next, and only points whose values moved are splatted again.
+Values are [point][lane]: the lanes of a row are problems, or each problem's labels, side by side. Every lane has its
+own compat_k, so that problems on one image share its lattices whatever else they differ in. One iteration is a blur of
+each lattice and one pass over the points, in which chunks of points are sliced, squashed and splatted. Since the
+filters are linear, vertices keep their sums from one iteration to the next, and only points whose values moved are
+splatted again.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from numpy.typing import NDArray
 
 from pmm_ray.masks.jit import jit
 from pmm_ray.masks.lattice import TOGETHER, Lattice
-from pmm_ray.masks.vectors import Arguments, Vector, instructions, transpose
+from pmm_ray.masks.vectors import I64, Arguments, Vector, instructions, transpose
 from pmm_ray.masks.workspace import Workspace
 
-_PROBLEMS = 8
-"""Two-label problems solved side by side."""
+_LANES = 8
+"""Lanes in which problems are solved side by side; one problem of more labels takes more."""
 _CHUNK = 8192
 """Numbers that stay in the processor's first cache from slice to splat."""
 _STILL = np.float32(1e-5)
@@ -148,16 +150,16 @@ def _half_tanh(typingctx, values, place, count):
 
 
 @intrinsic
-def _softmax(typingctx, values, row, lanes):
-    """Q = softmax(logit) over a row's lanes, in place."""
+def _softmax(typingctx, values, row, lanes, group):
+    """Q = softmax(logit) over each group of a row's lanes, in place."""
 
     def build(a: Arguments) -> None:
-        width = a.length(2)
+        width, together = a.length(2), a.length(3)
         (x,) = _rows(a, 0, 1, width)
-        e = _expm1(x - x.fold(_larger)) + 1.0
-        a.store(0, a.place(1, times=width), e / e.fold(Vector.__add__))
+        e = _expm1(x - x.fold(_larger, together)) + 1.0
+        a.store(0, a.place(1, times=width), e / e.fold(Vector.__add__, together))
 
-    return instructions(types.void(values, types.intp, lanes), build)
+    return instructions(types.void(values, types.intp, lanes, group), build)
 
 
 @intrinsic
@@ -189,17 +191,16 @@ def _moved(typingctx, new, i, old, p, still, lanes):
 
 @intrinsic
 def _splat_both(typingctx, p, g, g_sums, g_compat, b, b_sums, b_compat, new, i, old, lanes):
-    """Splat new[i] - old[p] at point p of both lattices, times the kernels' weights; old[p] = new[i]."""
+    """Splat new[i] - old[p] at point p of both lattices, times the kernels' weights in each lane; old[p] = new[i]."""
 
     def build(a: Arguments) -> None:
         width = a.length(10)
         (new,), (old,) = _rows(a, 7, 8, width), _rows(a, 9, 0, width)
-        _splat(a, (new - old) * a.number(3, width), 2, 1, _PLANE)
-        _splat(a, (new - old) * a.number(6, width), 5, 4, _COLOUR)
+        _splat(a, (new - old) * a.load(3, I64(0), width), 2, 1, _PLANE)
+        _splat(a, (new - old) * a.load(6, I64(0), width), 5, 4, _COLOUR)
         a.store(9, a.place(0, times=width), new)
 
-    number = types.float32
-    signature = types.void(types.intp, g, g_sums, number, b, b_sums, number, new, types.intp, old, lanes)
+    signature = types.void(types.intp, g, g_sums, g_compat, b, b_sums, b_compat, new, types.intp, old, lanes)
     return instructions(signature, build)
 
 
@@ -290,11 +291,11 @@ def _slice_chunk(first, rows, c, g, g_at, b, b_at, logit, lanes):
 
 
 @jit
-def _squash_chunk(rows, logit, coupled, lanes):
-    """Log scores to values: of one problem's labels if `coupled`, else of a problem of two labels in each lane."""
+def _squash_chunk(rows, logit, coupled, lanes, group):
+    """Log scores to values: of the labels in each group of lanes if `coupled`, else of two labels in each lane."""
     if coupled:
         for i in range(rows):
-            _softmax(logit, i, lanes)
+            _softmax(logit, i, lanes, group)
     else:
         # all of the last vector, whose end may not belong to the chunk's rows
         for place in range(0, rows * len(lanes), len(_TOGETHER)):
@@ -315,10 +316,11 @@ def _splat_chunk(first, rows, new, old, g, g_sums, g_compat, b, b_sums, b_compat
 
 
 @jit
-def _solve(c, value, out, iterations, coupled, g, g_compat, g_buffers, b, b_compat, b_buffers, lanes, points):
+def _solve(c, value, out, iterations, coupled, g, g_compat, g_buffers, b, b_compat, b_buffers, lanes, group, points):
     """Mean field on c (P, lanes); `value` is of the same shape.
 
-    `out` (problems or labels, N) receives the foreground's probabilities, or, if `coupled`, those of all labels.
+    `out` (problems, labels, N) receives the probabilities of all labels, each problem's in a group of lanes, if
+    `coupled`; else (1, problems, N) the foreground's.
     """
     room, width = c.shape
     # whole vectors of what is squashed together
@@ -334,30 +336,33 @@ def _solve(c, value, out, iterations, coupled, g, g_compat, g_buffers, b, b_comp
             rows = min(chunk, room - first)
             # at the start, the lattices hold nothing yet
             _slice_chunk(first, rows, c, g, g_at, b, b_at, logit, lanes)
-            _squash_chunk(rows, logit, coupled, lanes)
+            _squash_chunk(rows, logit, coupled, lanes, group)
             if iteration < iterations:
                 _splat_chunk(first, rows, logit, value, g, g_buffers[0], g_compat, b, b_buffers[0], b_compat,
                              lanes, points)  # fmt: skip
             else:
-                _write_chunk(first, logit, coupled, out)
+                _write_chunk(first, logit, coupled, out, group)
 
 
 @jit
-def _write_chunk(first, logit, coupled, out):
+def _write_chunk(first, logit, coupled, out, group):
     """The values, lane by lane: as they are if `coupled`, else as the foreground's probability (1 + s) / 2."""
-    for n in range(len(out)):
-        for i in range(min(len(logit), out.shape[1] - first)):
-            out[n, first + i] = logit[i, n] if coupled else np.float32(0.5) + np.float32(0.5) * logit[i, n]
+    problems, labels, count = out.shape
+    for k in range(problems):
+        for n in range(labels):
+            lane = k * len(group) + n
+            for i in range(min(len(logit), count - first)):
+                value = logit[i, lane]
+                out[k, n, first + i] = value if coupled else np.float32(0.5) + np.float32(0.5) * value
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a solver needs besides scores.
+    """What a solver needs besides scores and the kernels' weights.
 
     Attributes:
         gaussian: The kernel in position, d = 2.
         bilateral: That in position and colour, d = 5.
-        compats: Their weights, >= 0.
         iterations: >= 0.
         floor: Scores are clipped here from below.
         workspace: For everything that does not outlive the call.
@@ -365,51 +370,83 @@ class Problem:
 
     gaussian: Kernel
     bilateral: Kernel
-    compats: tuple[float, float]
     iterations: int
     floor: float
     workspace: Workspace
 
-    def two_labels(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    def two_labels(self, scores: NDArray[np.float32], compats: NDArray[np.float32]) -> NDArray[np.float32]:
         """Solve K independent problems; scores (K, 2, N), {background, foreground}, >= 0, finite.
+
+        Args:
+            scores: As said.
+            compats: (K, 2) float32, each problem's weights of the two kernels, >= 0.
 
         Returns:
             (K, N) float32, the foreground's probability.
         """
         problems, _, count = scores.shape
         out = np.empty((problems, count), np.float32)
-        for first in range(0, problems, _PROBLEMS):
-            some = scores[first : first + _PROBLEMS]
+        for first in range(0, problems, _LANES):
+            some = scores[first : first + _LANES]
             c = self._rows("c", _lanes_for(len(some)))
             _ratios(some, np.float32(self.floor), c, (0,) * c.shape[1])
-            self._solve(np.log(c, out=c), out[first : first + len(some)], coupled=False)
+            weights = _padded(compats[first : first + _LANES], c.shape[1])
+            self._solve(np.log(c, out=c), weights, out[None, first : first + len(some)], group=None)
         return out
 
-    def many_labels(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Solve one problem of L labels; scores (L, N) as above -> probabilities (L, N) float32."""
+    def many_labels(self, scores: NDArray[np.float32], compats: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Solve K independent problems of L labels.
+
+        Args:
+            scores: (K, L, N) as above.
+            compats: (K, 2) as above.
+
+        Returns:
+            (K, L, N) float32, probabilities.
+        """
+        problems, labels, _ = scores.shape
         out = np.empty(scores.shape, np.float32)
-        c = self._rows("c", _lanes_for(len(scores)))
-        _clipped(scores, np.float32(self.floor), c)
-        self._solve(np.log(c, out=c), out, coupled=True)
+        group = _lanes_for(labels)
+        together = max(1, _LANES // group)
+        for first in range(0, problems, together):
+            some = scores[first : first + together]
+            width = _lanes_for(len(some)) * group
+            c = self._rows("c", width)
+            _clipped(some, np.float32(self.floor), c, group)
+            weights = _padded(np.repeat(compats[first : first + together], group, axis=0), width)
+            self._solve(np.log(c, out=c), weights, out[first : first + len(some)], group=group)
         return out
 
     def _rows(self, name: str, width: int) -> NDArray[np.float32]:
         return self.workspace.array(name, (len(self.gaussian.norm), width), np.float32)
 
-    def _solve(self, c: NDArray[np.float32], out: NDArray[np.float32], *, coupled: bool) -> None:
+    def _solve(
+        self, c: NDArray[np.float32], compats: NDArray[np.float32], out: NDArray[np.float32], *, group: int | None
+    ) -> None:
+        """`group`: the lanes of a problem of several labels; None: each lane is a problem of two."""
         width = c.shape[1]
         sides: list[object] = []
-        for name, kernel, compat in zip(("g", "b"), (self.gaussian, self.bilateral), self.compats, strict=True):
+        for name, kernel, compat in zip(("g", "b"), (self.gaussian, self.bilateral), compats.T, strict=True):
             shape = (3, kernel.lattice.neighbours.shape[1], width)
-            sides += [kernel.lattice.arrays, np.float32(compat), self.workspace.array(name, shape, np.float32)]
+            sides += [kernel.lattice.arrays, compat.copy(), self.workspace.array(name, shape, np.float32)]
         # eight numbers are looked at together
         points = (0,) * max(1, len(_EIGHT) // width)
-        _solve(c, self._rows("value", width), out, self.iterations, coupled, *sides, (0,) * width, points)
+        lanes = (0,) * width
+        coupled = group is not None
+        _solve(c, self._rows("value", width), out, self.iterations, coupled, *sides, lanes, (0,) * (group or width),
+               points)  # fmt: skip
 
 
 def _lanes_for(count: int) -> int:
     """Lanes that processors have: 1, 2, 4, or a multiple of 8."""
     return next((width for width in (1, 2, 4) if width >= count), -(-count // 8) * 8)
+
+
+def _padded(compats: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """(width, 2): the weights of lanes, 0 in those that hold no problem."""
+    padded = np.zeros((width, 2), np.float32)
+    padded[: len(compats)] = compats
+    return padded
 
 
 @intrinsic
@@ -446,11 +483,13 @@ def _ratios(scores, floor, c, lanes):
 
 
 @jit
-def _clipped(scores, floor, c):
-    """c[p, n] = the scores from `floor` up; nearly 0 where there is no label, 1 where there is no point."""
-    labels, count = scores.shape
+def _clipped(scores, floor, c, group):
+    """c[p, k group + n] = score n of problem k from `floor` up; nearly 0 for no label, 1 for no point or problem."""
+    problems, labels, count = scores.shape
     c[count:] = 1
+    c[:, problems * group :] = 1
     for first in range(0, count, TOGETHER):
-        for n in range(c.shape[1]):
-            for p in range(first, min(first + TOGETHER, count)):
-                c[p, n] = max(scores[n, p], floor) if n < labels else np.float32(1e-37)
+        for k in range(problems):
+            for n in range(group):
+                for p in range(first, min(first + TOGETHER, count)):
+                    c[p, k * group + n] = max(scores[k, n, p], floor) if n < labels else np.float32(1e-37)

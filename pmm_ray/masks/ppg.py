@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pmm_ray.masks.cam import FloatArray, Mask, by_class
 from pmm_ray.masks.crf import Crf, CrfParams, crf_on
-from pmm_ray.masks.cvs import smooth
+from pmm_ray.masks.cvs import smooth_checked
+from pmm_ray.masks.steps import Steps, finish
 
 
 def proportional_pseudo_mask(
@@ -32,7 +33,7 @@ def proportional_pseudo_mask(
 
     With x the CAM and x' the smoothed CAM (x' = x without `cvs`, and then no gate either), per class c:
 
-    1. `m_c = [CRF({(1 - x'_c)^alpha, x'_c}) > 0.5]`, see `foregrounds`;
+    1. `m_c = [CRF({(1 - x'_c)^alpha, x'_c}) > 0.5]`, see `foreground_scores`;
     2. `p_c = x_c / (eps + sum x_c m_c)` on the unsmoothed x, see `proportions`; or `p_c = x_c` without `proportion`;
     3. background is 1 where no m_c holds; the mask is the argmax over `[background, m_c p_c]`, see `merge`.
 
@@ -60,32 +61,53 @@ def proportional_pseudo_mask(
         ValueError: Sizes that differ, a CAM outside [0, 1], ids that are no ids, or a number out of bounds.
     """
     x, labels = by_class(cam, class_ids)
-    refine = crf_on(image, crf, shape=x.shape[1:])
-    inside = foregrounds(smooth(x, s=s, t=t, gate=gate) if cvs else x, refine, alpha=alpha)
+    smoothed = smooth_checked(x, s=s, t=t, gate=gate) if cvs else x
+    steps = ppg_steps(x, smoothed, labels, alpha=alpha, proportion=proportion, eps=eps, tie=tie)
+    return finish(steps, crf_on(image, crf, shape=x.shape[1:]))
+
+
+def ppg_steps(
+    x: FloatArray,
+    smoothed: FloatArray,
+    labels: NDArray[np.uint8],
+    *,
+    alpha: float,
+    proportion: bool,
+    eps: float,
+    tie: Literal["background", "foreground"],
+) -> Steps:
+    """The three steps of `proportional_pseudo_mask`, from a CAM that `by_class` has checked and ordered.
+
+    Args:
+        x: (K, H, W) float32 in [0, 1].
+        smoothed: x', of the same shape; or x itself.
+        labels: (K + 1,), 0 and then the ids of the channels.
+        alpha: See `proportional_pseudo_mask`, as for the others.
+        proportion: Likewise.
+        eps: Likewise.
+        tie: Likewise.
+    """
+    # 0.5 itself is background
+    inside = (yield foreground_scores(smoothed, alpha=alpha)) > 0.5
     return labels[merge(inside, proportions(x, inside, eps=eps) if proportion else x, tie=tie)]
 
 
-def foregrounds(x: FloatArray, crf: Crf, *, alpha: float) -> NDArray[np.bool_]:
-    """PPG step 1: which pixels each class holds when it meets the background alone.
-
-    `m_c = [prob_fg > 0.5]` of the CRF with scores `{(1 - x_c)^alpha, x_c}`; 0.5 itself is background.
+def foreground_scores(x: FloatArray, *, alpha: float) -> FloatArray:
+    """PPG step 1: what each class brings to the CRF, where it meets the background alone: `{(1 - x_c)^alpha, x_c}`.
 
     Args:
         x: (K, H, W) float32 in [0, 1], the smoothed CAM.
-        crf: The CRF on the image.
         alpha: Power of the background score, > 0.
 
     Returns:
-        (K, H, W) bool.
+        (K, 2, H, W) float32, {background, foreground}.
 
     Raises:
         ValueError: alpha is not above 0.
     """
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
-    if not len(x):
-        return np.zeros(x.shape, np.bool_)
-    return crf.binary(np.stack([(1 - x) ** np.float32(alpha), x], axis=1)) > 0.5
+    return np.stack([(1 - x) ** np.float32(alpha), x], axis=1)
 
 
 def proportions(x: FloatArray, inside: NDArray[np.bool_], *, eps: float) -> FloatArray:
@@ -95,7 +117,7 @@ def proportions(x: FloatArray, inside: NDArray[np.bool_], *, eps: float) -> Floa
 
     Args:
         x: (K, H, W) float32 in [0, 1], the CAM before smoothing.
-        inside: (K, H, W) bool, `foregrounds`.
+        inside: (K, H, W) bool, m_c.
         eps: >= 0.
 
     Returns:

@@ -57,17 +57,23 @@ class Vector:
         product = self.builder.fmul(self._like(a), self._like(b), flags=("contract",))
         return self._with(self.builder.fadd(self.value, product, flags=("contract",)))
 
-    def fold(self, operation: Callable[[Vector, Vector], Vector]) -> Vector:
-        """All lanes brought together by an operation; the result is in every lane."""
-        count = self.count & -self.count
-        parts = [self.reorder(range(start, start + count)) for start in range(0, self.count, count)]
-        folded = parts[0]
-        for part in parts[1:]:
-            folded = operation(folded, part)
-        while count > 1:
-            count //= 2
-            folded = operation(folded.reorder(range(count)), folded.reorder(range(count, 2 * count)))
-        return folded.reorder([0] * self.count)
+    def fold(self, operation: Callable[[Vector, Vector], Vector], group: int) -> Vector:
+        """The lanes of each group brought together by an operation; the result is in every lane of the group.
+
+        `group` is a power of two that divides the lanes, or all of them.
+        """
+        if group & (group - 1):
+            count = self.count & -self.count
+            parts = [self.reorder(range(start, start + count)) for start in range(0, self.count, count)]
+            folded = parts[0]
+            for part in parts[1:]:
+                folded = operation(folded, part)
+            return folded.fold(operation, count).reorder([0] * self.count)
+        folded, step = self, group // 2
+        while step:
+            folded = operation(folded, folded.reorder([lane ^ step for lane in range(self.count)]))
+            step //= 2
+        return folded
 
     def reorder(self, lanes: Sequence[int]) -> Vector:
         """The lanes in another order; some of them, or some repeated."""

@@ -20,7 +20,11 @@ SPARSE = (("truth", pa.list_(pa.uint8())), ("predicted", pa.list_(pa.uint8())), 
 
 def cells(pred: NDArray[np.uint8], truth: NDArray[np.uint8], *, num_classes: int) -> dict[str, list[int]]:
     """The confusion counts of one image as the columns of `SPARSE`."""
-    matrix = confusion(pred, truth, num_classes=num_classes)
+    return sparse(confusion(pred, truth, num_classes=num_classes))
+
+
+def sparse(matrix: NDArray[np.int64]) -> dict[str, list[int]]:
+    """The counts of `metrics.confusion` as the columns of `SPARSE`."""
     rows, columns = np.nonzero(matrix)
     return {"truth": rows.tolist(), "predicted": columns.tolist(), "pixels": matrix[rows, columns].tolist()}
 

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from pmm_ray.cluster.worker import Worker
 from pmm_ray.config import CrfConfig
 from pmm_ray.data.dataset import Photos
-from pmm_ray.masks.crf import DenseCRF, compile_engine, crf_params
+from pmm_ray.masks.crf import CrfParams, DenseCRF, compile_engine, crf_params
 
 
 def dense_crf(image: NDArray[np.uint8], crf: CrfConfig) -> DenseCRF:
     """The CRF that the settings ask for, on an image (H, W, 3) uint8 RGB."""
-    settings = crf.model_dump()
-    backend = settings.pop("backend")
-    return DenseCRF(image, params=crf_params(**settings), backend=backend)
+    return DenseCRF(image, params=params_of(crf), backend=crf.backend)
+
+
+def params_of(crf: CrfConfig) -> CrfParams:
+    """The constants that the settings ask for."""
+    return crf_params(**crf.model_dump(exclude={"backend"}))
 
 
 def most_labels(photos: Photos) -> int:

@@ -17,12 +17,10 @@ from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import read_image, write_label
 from pmm_ray.errors import UserError
-from pmm_ray.masks.baseline import baseline_mask
-from pmm_ray.masks.cam import threshold_mask
-from pmm_ray.masks.cvs import coefficient_of_variation, smooth
-from pmm_ray.masks.ppg import proportional_pseudo_mask
+from pmm_ray.masks.cvs import coefficient_of_variation
+from pmm_ray.masks.makers import MaskSetting, pseudo_masks
 from pmm_ray.stages.cam_files import by_place, cam_places
-from pmm_ray.stages.crf import dense_crf, most_labels, with_crf
+from pmm_ray.stages.crf import most_labels, params_of, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
@@ -80,22 +78,9 @@ def pseudo_mask(
     image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
 ) -> NDArray[np.uint8]:
     """The mask (H, W) uint8 that the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
-    if masks.maker == "ppg":
-        return proportional_pseudo_mask(
-            image,
-            cam,
-            class_ids,
-            s=masks.s,
-            t=masks.t,
-            alpha=masks.alpha,
-            gate=masks.gate,
-            cvs=masks.cvs,
-            proportion=masks.proportion,
-            eps=masks.eps,
-            tie=masks.tie,
-            crf=dense_crf(image, masks.crf),
-        )
-    x = smooth(cam, s=masks.s, t=masks.t, gate=masks.gate) if masks.cvs else cam
-    if masks.maker == "baseline":
-        return baseline_mask(image, x, class_ids, alpha=masks.alpha, crf=dense_crf(image, masks.crf))
-    return threshold_mask(x, class_ids, threshold=masks.threshold)
+    return next(pseudo_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.crf.backend))[1]
+
+
+def mask_setting(masks: MasksConfig) -> MaskSetting:
+    """The numbers of the mask maker that the settings ask for."""
+    return MaskSetting(**masks.model_dump(exclude={"crf"}), crf=params_of(masks.crf))

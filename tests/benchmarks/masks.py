@@ -165,7 +165,7 @@ _STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "CAM to the photo's size": (("cams.py", "full_size"),),
     "CAM checked and copied": (("cam.py", "by_class"),),
     "CVS": (("cvs.py", "smooth"),),
-    "powers and scores": (("ppg.py", "foregrounds"),),
+    "powers and scores": (("ppg.py", "foreground_scores"),),
     "CRF: scores checked": (("crf.py", "_checked"),),
     "CRF: lattices built": (("crf.py", "_problem"),),
     "CRF: solved": (("meanfield.py", "two_labels"),),
@@ -173,8 +173,6 @@ _STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "write the PNG": (("images.py", "write_label"),),
     "facts of the row": (("mask_files.py", "mask_facts"), ("cvs.py", "coefficient_of_variation", "_make")),
 }
-# foregrounds() is a step without the CRF that it calls
-_WITHOUT = {"powers and scores": ("crf.py", "binary", "foregrounds")}
 
 
 def _show_steps(out: Path, found: Photos, cams: Artefact, names: list[str], stride: int) -> None:
@@ -191,8 +189,6 @@ def _show_steps(out: Path, found: Photos, cams: Artefact, names: list[str], stri
         spent, _ = measure.timed(profile.runcall, make, row)
         profiled += spent
     times = {step: sum(_spent(profile, *wanted) for wanted in parts) for step, parts in _STEPS.items()}
-    for step, part in _WITHOUT.items():
-        times[step] -= _spent(profile, *part)
     times["rest"] = profiled - sum(times.values())
     table = [[step, digits(each / len(rows)), f"{100 * each / profiled:.1f}"] for step, each in times.items()]
     table.append(["all", digits(profiled / len(rows)), "100"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmm_ray.masks.crf import PRESETS, DenseCRF, crf_params
-from pmm_ray.masks.ppg import foregrounds, merge, proportional_pseudo_mask, proportions
+from pmm_ray.masks.ppg import merge, proportional_pseudo_mask, proportions
 
 BLACK = np.zeros((1, 4, 3), np.uint8)
 # Without a CRF and with alpha 1 the foreground's probability is x itself.
@@ -88,7 +88,8 @@ def test_equal_classes_go_to_the_smallest_id(no_crf):
 
 def test_a_probability_of_one_half_is_background():
     crf = FixedForeground([[[0.5, 0.5000001, 0.49, 1]]])
-    np.testing.assert_array_equal(foregrounds(np.ones((1, 1, 4), np.float32), crf, alpha=1), [[[0, 1, 0, 1]]])
+    mask = proportional_pseudo_mask(BLACK, np.ones((1, 1, 4)), [3], crf=crf)
+    np.testing.assert_array_equal(mask, [[0, 3, 0, 3]])
 
 
 def test_shares_of_a_class_without_score_are_zero_even_without_eps():
