@@ -85,11 +85,17 @@ def digest_file(path: Path) -> str:
     """
     try:
         if isinstance(path, Remote):
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return _digest_object(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of an existing file") from None
+
+
+@cache
+def _digest_object(path: Remote) -> str:
+    """The same of an object; once in each process, since it has to be fetched."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
