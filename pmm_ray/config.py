@@ -291,6 +291,45 @@ class AblationConfig(Section):
     segmentation: bool = Field(True, description="train segmentation networks; off: masks only")
 
 
+class SweepConfig(Section):
+    """A search for settings. What is searched stands in the sweep file's `sweep.space`; see `pmm_ray.search.space`."""
+
+    trial: Literal["masks", "segmentation"] = Field(
+        "masks",
+        description="what a setting is tried on: masks from the same CAMs, without training; or a training with whatever it needs",
+    )
+    metric: Literal["auto", "masks", "contrast", "val"] = Field(
+        "auto",
+        description="what the best has most of: 'masks' mIoU on training photos with ground truth; 'contrast', which needs none; 'val' mIoU; 'auto': val of a training, else masks if there is ground truth, else contrast",
+    )
+    searcher: Literal["grid", "random", "quasi_random", "optuna"] = Field(
+        "optuna", description="how settings are chosen: every combination, by chance, evenly spread, or by Optuna's TPE"
+    )
+    settings: int = Field(64, ge=1, description="settings to try, the base config's own first (grid: all there are)")
+    seed: int = Field(0, ge=0, description="seed of the searcher, and of the order of the photos")
+    scheduler: Literal["none", "asha"] = Field(
+        "none", description="asha: stop settings early that do worse than others"
+    )
+    grace: Probability = Field(0.125, description="asha: no setting is stopped before this share of its work")
+    reduction: int = Field(3, ge=2, description="asha: one setting in so many goes on at each halt")
+    reports: int = Field(
+        16,
+        ge=1,
+        description="how often a setting reports: parts of the photos (masks), halts between epochs (segmentation)",
+    )
+    concurrent: int | None = Field(
+        None, ge=1, description="settings under way at once; null: 16 (masks), or as many as there is room for"
+    )
+    cpus: Positive = Field(
+        1.0, description="CPUs of a training, with cluster.train_workers=1", json_schema_extra=NEUTRAL
+    )
+    report_scales: Scales = Field(
+        (1.0,),
+        min_length=1,
+        description="scales at which the network is scored between epochs; the end is seg.predict's",
+    )
+
+
 class ClusterConfig(Section):
     """Where and on how many processes the work runs."""
 
@@ -298,11 +337,15 @@ class ClusterConfig(Section):
         None, description="Ray cluster; null: the job's own, or a new local one; 'auto': a running one"
     )
     num_cpus: int | None = Field(None, ge=1, description="CPUs of a new local Ray; null: all")
-    train_workers: int = Field(1, ge=1, description="training workers")
+    train_workers: int = Field(1, ge=0, description="training workers; 0: train in the program's own process")
     gpu: Literal["auto", "yes", "no"] = Field("auto", description="train and infer on GPUs")
     amp: bool = Field(True, description="mixed precision on GPUs")
-    mask_workers: int | None = Field(None, ge=1, description="most CPU actors that make masks; null: one per CPU")
-    infer_workers: int | None = Field(None, ge=1, description="most actors that run networks; null: one per GPU or CPU")
+    mask_workers: int | None = Field(
+        None, ge=0, description="most CPU actors that make masks; null: one per CPU; 0: the program's own process"
+    )
+    infer_workers: int | None = Field(
+        None, ge=0, description="most actors that run networks; null: one per GPU or CPU; 0: the program's own process"
+    )
     batch_size: int = Field(4, ge=1, description="images a CPU actor is handed at once")
     attempts: int = Field(3, ge=1, description="an image that ends its worker so often is set aside and listed")
     max_failures: int = Field(2, ge=0, description="restarts of a training whose worker failed")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Folder
-from pmm_ray.config import Config, CrfConfig, MasksConfig, PusConfig
+from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
+from pmm_ray.stages.stage import snapshot
 
 NO_PUS = PusConfig(variant="none")
 PUS_ACTIVE = "PUS active"
@@ -30,9 +32,22 @@ class Score:
     cycle: int | None = None
 
     def metrics(self) -> dict[str, float]:
-        """The values under names for MLflow."""
-        plain = {name.replace("(", "").replace(")", ""): value for name, value in self.values.items()}
-        return {name if name == PUS_ACTIVE else f"{name} mIoU": value for name, value in plain.items()}
+        """The values under names for MLflow, whose charts are grouped by what stands before the slash."""
+        return metrics_of(self.values)
+
+
+def metrics_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Scores by column under names for MLflow; see `Score.metrics`."""
+    return {_metric(name): value for name, value in values.items()}
+
+
+def _metric(column: str) -> str:
+    """A column's name in letters that MLflow takes: 'val + CRF' -> 'mIoU/val with CRF'."""
+    if column == PUS_ACTIVE:
+        return column
+    measured = column.removesuffix(" (frequent)")
+    group = "mIoU" if measured == column else "mIoU of frequent classes"
+    return f"{group}/{measured.replace(' + ', ' with ')}"
 
 
 @dataclass
@@ -85,23 +100,37 @@ class Method:
 
     def segmentation(self, masks: Artefact, pus: PusConfig, *, title: str) -> tuple[Artefact, dict[str, float]]:
         """A segmentation network trained on masks, its checkpoint the last or `best_val`'s choice; and its scores."""
-        seg = self.config.seg
         choose = self.config.cycles.checkpoint == "best_val"
-        model = self.run(
-            "train_seg",
-            title=title,
-            seed=self.seed,
-            photos=self.data.train.photos,
-            masks=masks,
-            arch=seg.arch,
-            net=seg.net,
-            train=seg.train,
-            pus=pus,
-            snapshots=choose,
-        )
+        model = self.run("train_seg", title=title, **self._training(masks, pus))
         active = {PUS_ACTIVE: model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
         model = self._best_on_val(model, title=title) if choose else model
         return model, self._score_on_val(model, title=title, crf=self.config.eval.crf) | active
+
+    def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact:
+        """The network of `segmentation` as it is after an epoch."""
+        return self.run.until(epoch, "train_seg", title=title, **self._training(masks, pus))
+
+    def _training(self, masks: Artefact, pus: PusConfig) -> dict[str, Any]:
+        seg = self.config.seg
+        return {
+            "seed": self.seed,
+            "photos": self.data.train.photos,
+            "masks": masks,
+            "arch": seg.arch,
+            "net": seg.net,
+            "train": seg.train,
+            "pus": pus,
+            "snapshots": self.config.cycles.checkpoint == "best_val",
+        }
+
+    def score_network(self, model: Artefact, scales: tuple[float, ...], *, title: str) -> float:
+        """mIoU of a network on the validation images, quickly: at these scales, unmirrored, no CRF, nothing kept."""
+        val = self.data.val
+        if val is None or val.truth is None:
+            raise UserError("a network can only be scored on a validation set with ground truth; see data.val_list")
+        predict = PredictConfig(scales=scales, flip=False, batch_size=self.config.seg.predict.batch_size)
+        found = self.run("score_network", title=title, photos=val.photos, model=model, truth=val.truth, predict=predict)
+        return found.facts["miou"]
 
     def _best_on_val(self, model: Artefact, *, title: str) -> Artefact:
         """The epoch with the best mIoU on val. It sees ground truth, so every score after it is an optimistic one."""
@@ -109,10 +138,10 @@ class Method:
             raise UserError("cycles.checkpoint=best_val needs a validation set with ground truth; use 'last'")
         best, best_score = model, -1.0
         for epoch in range(1, self.config.seg.train.epochs + 1):
-            snapshot = Artefact(model.stage, f"{model.fingerprint}/{epoch}", model.path / "snapshots" / f"{epoch:04d}")
-            values = self._score_on_val(snapshot, title=f"{title}, epoch {epoch} (choice by val, sees ground truth)")
+            then = Artefact(model.stage, f"{model.fingerprint}/{epoch}", snapshot(model.path, epoch).parent)
+            values = self._score_on_val(then, title=f"{title}, epoch {epoch} (choice by val, sees ground truth)")
             if values.get("val", -1.0) > best_score:
-                best, best_score = snapshot, values["val"]
+                best, best_score = then, values["val"]
         return best
 
     def next_masks(self, model: Artefact) -> Artefact:
@@ -193,9 +222,9 @@ class Method:
         return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]}
 
     def overlays(self, split: Split, *, cams: Artefact | None, masks: Artefact, folder: str = "masks") -> None:
-        """Pictures of photo, CAM, mask and ground truth."""
+        """Pictures of photo, CAM, mask and ground truth; the masks alone for MLflow's charts, which compare runs."""
         if count := self.config.tracking.overlays:
-            self.run(
+            drawn = self.run(
                 "draw_overlays",
                 title="overlays",
                 photos=split.photos,
@@ -205,9 +234,20 @@ class Method:
                 truth=split.truth,
                 count=count,
             )
+            for name in drawn.facts["pictures"] if drawn.done else ():
+                self.run.tracker.panel(drawn.path / "panels" / f"{name}.png", f"masks/{name}")
 
     def record(self, row: str, values: dict[str, float], *, variant: str = "", cycle: int | None = None) -> None:
-        """Keep one line for the table, and log it with the run it belongs to."""
+        """Keep one line for the table, and log it: with the run of its cycle, or as a run of its own.
+
+        The tag 'row' is what MLflow's charts find the lines of a table by, and group those of several seeds.
+        """
         score = Score(row, self.seed, values, variant, cycle)
         self.scores.append(score)
-        self.run.tracker.metrics(score.metrics())
+        name = f"{row}, {variant}" if variant else row
+        if self.run.tracker.inherited.get("stage") == "cycle":
+            self.run.tracker.tag("row", name)
+            self.run.tracker.metrics(score.metrics())
+            return
+        with self.run.tracker.child(name, tags={"stage": "row", "row": name}, key=f"row {name}") as handle:
+            handle.metrics(score.metrics())

@@ -14,7 +14,7 @@ from typing import Any
 from pmm_ray.artefacts import Artefact, Fingerprinted, Store, digest_file
 from pmm_ray.config import Config, NetConfig, Section
 from pmm_ray.places import Remote, place
-from pmm_ray.stages.stage import Context
+from pmm_ray.stages.stage import Context, snapshot
 from pmm_ray.tracking import RunHandle
 
 
@@ -36,6 +36,18 @@ class Failure:
     why: str
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a stage is asked for. Of its arguments those with a fingerprint are inputs, the others settings."""
+
+    artefact: Artefact
+    title: str
+    seed: int | None
+    arguments: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Fingerprinted | None]
+
+
 @dataclass
 class Runner:
     """Calls stages by name: ``run("make_masks", title="pseudo-masks", photos=..., cams=..., masks=...)``.
@@ -55,25 +67,34 @@ class Runner:
 
     def __call__(self, stage: str, *, title: str, seed: int | None = None, **arguments: Any) -> Artefact:
         """The artefact of `stage`, made now if it is not there yet. `seed` only where chance plays a part."""
-        inputs = {name: value for name, value in arguments.items() if value is None or hasattr(value, "fingerprint")}
-        settings = {name: _identity(value) for name, value in arguments.items() if name not in inputs}
-        artefact = self.store.artefact(stage, settings=settings, inputs=inputs, seed=seed)
-        self.steps.append(Step(title, artefact, artefact.done))
+        work = self._work(stage, title, seed, arguments)
+        self.steps.append(Step(title, work.artefact, work.artefact.done))
         if self.dry:
-            return artefact
-        tags = {"stage": stage, "artefact": str(artefact.path), "fingerprint": artefact.fingerprint} | self._tags
-        tags |= {} if seed is None else {"seed": str(seed)}
-        with self.tracker.child(title, tags=tags, params=settings, key=artefact.fingerprint) as handle:
-            if artefact.done:
+            return work.artefact
+        with self._recorded(work) as handle:
+            if work.artefact.done:
                 say(f"{title}: done before")
             else:
-                with _only_one(artefact, title):
-                    if not artefact.done:
-                        self._make(artefact, title, seed, settings, inputs, arguments, handle)
-            facts = artefact.facts
+                with _only_one(work.artefact, title):
+                    if not work.artefact.done:
+                        self._make(work, handle)
+            facts = work.artefact.facts
             handle.metrics(facts)
         self.failures += [Failure(title, name, why) for name, why in facts.get("failed", [])]
-        return artefact
+        return work.artefact
+
+    def until(self, epoch: int, stage: str, *, title: str, seed: int, **arguments: Any) -> Artefact:
+        """The network of a training `stage` as it is after an epoch, which is trained up to there if need be.
+
+        The training's own artefact is not finished by that; called later, it goes on from there.
+        """
+        work = self._work(stage, title, seed, arguments)
+        place = work.artefact.path
+        found = Artefact(stage, f"{work.artefact.fingerprint}/{epoch}", snapshot(place, epoch).parent)
+        if not snapshot(place, epoch).is_file():
+            with self._recorded(work) as handle, _only_one(work.artefact, title):
+                self._run_stage(work, handle, until=epoch)
+        return found
 
     @contextlib.contextmanager
     def group(self, kind: str, number: int, **tags: object) -> Iterator[RunHandle]:
@@ -92,27 +113,40 @@ class Runner:
         self._ray.close()
         self._ray = contextlib.ExitStack()
 
-    def _make(
-        self,
-        artefact: Artefact,
-        title: str,
-        seed: int | None,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, Fingerprinted | None],
-        arguments: Mapping[str, Any],
-        handle: RunHandle,
-    ) -> None:
-        self._start_ray()
-        say(f"{title} ...")
-        start = time.monotonic()
-        context = Context(artefact.path, seed or 0, self.config.cluster, handle.log, title)
-        function = getattr(importlib.import_module(f"pmm_ray.stages.{artefact.stage}"), artefact.stage)
-        facts = function(**arguments, context=context)
-        seconds = time.monotonic() - start
-        self.store.finish(artefact, settings=settings, inputs=inputs, seed=seed, facts=facts, seconds=seconds)
-        say(f"{title}: done in {seconds:.1f} s -> {artefact.path}")
+    def _work(self, stage: str, title: str, seed: int | None, arguments: dict[str, Any]) -> _Work:
+        inputs = {name: value for name, value in arguments.items() if value is None or hasattr(value, "fingerprint")}
+        settings = {name: _identity(value) for name, value in arguments.items() if name not in inputs}
+        artefact = self.store.artefact(stage, settings=settings, inputs=inputs, seed=seed)
+        return _Work(artefact, title, seed, arguments, settings, inputs)
 
-    def _start_ray(self) -> None:
+    @contextlib.contextmanager
+    def _recorded(self, work: _Work) -> Iterator[RunHandle]:
+        """The stage's nested run in MLflow."""
+        artefact = work.artefact
+        tags = {"stage": artefact.stage, "artefact": str(artefact.path), "fingerprint": artefact.fingerprint}
+        tags |= self._tags | ({} if work.seed is None else {"seed": str(work.seed)})
+        with self.tracker.child(work.title, tags=tags, params=work.settings, key=artefact.fingerprint) as handle:
+            yield handle
+
+    def _make(self, work: _Work, handle: RunHandle) -> None:
+        start = time.monotonic()
+        facts = self._run_stage(work, handle)
+        seconds = time.monotonic() - start
+        self.store.finish(
+            work.artefact, settings=work.settings, inputs=work.inputs, seed=work.seed, facts=facts, seconds=seconds
+        )
+        say(f"{work.title}: done in {seconds:.1f} s -> {work.artefact.path}")
+
+    def _run_stage(self, work: _Work, handle: RunHandle, *, until: int | None = None) -> dict[str, Any]:
+        self.start_ray()
+        say(f"{work.title} ...")
+        context = Context(work.artefact.path, work.seed or 0, self.config.cluster, handle.log, work.title, until)
+        stage = work.artefact.stage
+        function = getattr(importlib.import_module(f"pmm_ray.stages.{stage}"), stage)
+        return function(**work.arguments, context=context)
+
+    def start_ray(self) -> None:
+        """Be connected to Ray from now on, until `close`."""
         from pmm_ray.cluster.session import session, started
 
         if not started():

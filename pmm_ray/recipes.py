@@ -17,15 +17,14 @@ def pmm(run: Runner, config: Config, data: Dataset) -> list[Score]:
     cams = it.cams()
     it.record("CAM, best threshold", it.score_cams(cams))
     masks = it.masks(cams, config.masks)
-    it.overlays(data.train, cams=cams, masks=masks)
     for cycle in range(config.cycles.count + 1):
         with run.group("cycle", cycle, seed=it.seed):
+            it.overlays(data.train, cams=None if cycle else cams, masks=masks)
             pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title="segmentation")
             it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
             if cycle < config.cycles.count:
                 masks = it.next_masks(model)
-                it.overlays(data.train, cams=None, masks=masks)
     run.tracker.metrics(it.scores[-1].metrics())
     return it.scores
 

@@ -6,16 +6,18 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pmm_ray.config import Config
+from pmm_ray.config import Config, SweepConfig
 from pmm_ray.errors import UserError
+from pmm_ray.places import place
 
 Tree = dict[str, Any]
+M = TypeVar("M", bound=BaseModel)
 
 
 def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
@@ -34,12 +36,63 @@ def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
     return build(tree, origin)
 
 
+def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, SweepConfig, Tree]:
+    """A sweep: its base config, how it searches, and the tree of `sweep.space`.
+
+    The first file is the sweep file: config keys like any other file's, a section `sweep`, and `base`, a list of config
+    files that it is merged over. Further files and the overrides come after it.
+
+    Raises:
+        UserError: as `load`.
+    """
+    if not files:
+        raise UserError("no sweep file: python -m pmm_ray.sweep sweeps/FILE.yaml [section.key=value ...]")
+    base = _read(files[0]).get("base") or []
+    if not isinstance(base, list) or not all(isinstance(file, str) for file in base):
+        raise UserError(f"{files[0]}: base: a list of config files, got {base!r}")
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    for file in (*base, *files):
+        _merge(tree, _read(file), origin, source=file)
+    for override in overrides:
+        _merge(tree, _parse_override(override), origin, source="command line")
+    tree.pop("base", None)
+    sweep = tree.pop("sweep", None) or {}
+    if not isinstance(sweep, dict):
+        raise UserError(f"sweep: a section with trial, space, searcher ..., got {sweep!r}")
+    space = sweep.pop("space", None) or {}
+    if not isinstance(space, dict):
+        raise UserError(f"sweep.space: a section of keys and their ranges, got {space!r}")
+    return build(tree, origin), _validated(SweepConfig, sweep, origin, prefix="sweep"), space
+
+
+def changed(config: Config, values: Mapping[str, Any], *, source: str = "sweep") -> Config:
+    """The config with other values for some dotted keys.
+
+    Raises:
+        UserError: as `build`.
+    """
+    tree = config.model_dump()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        place = tree
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return build(tree, dict.fromkeys(values, source))
+
+
 def build(tree: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> Config:
     """Validate a nested dictionary; `origin` says where each dotted key was set, for the error message."""
+    return _validated(Config, tree, origin or {})
+
+
+def _validated(model: type[M], tree: Mapping[str, Any], origin: Mapping[str, str], *, prefix: str = "") -> M:
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(item, origin or {}) for item in error.errors())) from None
+        lines = [_explain({**item, "loc": (*filter(None, [prefix]), *item["loc"])}, origin) for item in error.errors()]
+        raise UserError("\n".join(lines)) from None
 
 
 def to_yaml(config: Config) -> str:
@@ -56,16 +109,18 @@ def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
             yield f"{prefix}{name}", field
 
 
-def describe() -> str:
+def describe(model: type[BaseModel] = Config, prefix: str = "") -> str:
     """One line for every key: name, default, bounds, meaning."""
-    defaults = Config()
+    defaults = model()
     lines, section = [], None
-    for key, field in all_keys():
+    for key, field in all_keys(model, prefix):
         if (head := key.rpartition(".")[0]) != section:
             section = head
             lines.append("")
         value = (
-            yaml.safe_dump(_plain(reduce(getattr, key.split("."), defaults)), default_flow_style=True)
+            yaml.safe_dump(
+                _plain(reduce(getattr, key.removeprefix(prefix).split("."), defaults)), default_flow_style=True
+            )
             .strip()
             .removesuffix("...")
             .strip()
@@ -76,7 +131,7 @@ def describe() -> str:
 
 
 def _read(file: str) -> Tree:
-    path = Path(file)
+    path = place(file)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in Path("conf").rglob("*.yaml")], n=1)
         hint = f"; did you mean {next(Path('conf').rglob(near[0]))}?" if near else ""
@@ -134,7 +189,7 @@ def _explain(error: Any, origin: Mapping[str, str]) -> str:
 
 
 def _suggest(key: str) -> str:
-    known = [name for name, _ in all_keys()]
+    known = [name for name, _ in (*all_keys(), *all_keys(SweepConfig, "sweep."))]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = key.rpartition(".")[2]
     near = near or [name for name in known if name.rpartition(".")[2] == leaf]

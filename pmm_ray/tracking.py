@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pmm_ray.artefacts import commit
 from pmm_ray.errors import UserError
-from pmm_ray.files import local_file
+from pmm_ray.files import local_file, readable
 from pmm_ray.flat import cell, flatten, numbers, shortened, text, texts
 from pmm_ray.places import Remote
 
@@ -41,6 +41,7 @@ _T = TypeVar("_T")
 _PARENT = "mlflow.parentRunId"
 _KEY = "pmm_ray.key"
 _ROOT = "pmm_ray.root"
+_NOTE = "mlflow.note.content"
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _BATCH = 100
@@ -129,6 +130,23 @@ class RunHandle:
         """Record an image file; see `RunLog.picture`."""
         self.log.picture(path, name)
 
+    def panel(self, path: Path, name: str) -> None:
+        """Record an image file for MLflow's charts, which show panels of one name side by side for several runs.
+
+        Once for each name: a run that is opened again keeps the panels that it has.
+        """
+        key = re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII)
+        stored = f"images/{key.replace('/', '~')}+step+0+"
+
+        def write(client: Any) -> None:
+            from PIL import Image
+
+            if not any(item.path.startswith(stored) for item in client.list_artifacts(self.run_id, "images")):
+                with Image.open(readable(path)) as image:
+                    client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
+
+        self._attempt(f"picture {name}", write)
+
     def tag(self, name: str, value: Any) -> None:
         """Set one tag."""
         kept = shortened(text(value), _TAG_LENGTH)
@@ -184,13 +202,15 @@ class Tracker:
 
         `params` is the resolved config, nested or flat. With a `resume_key` (a hash of that config) the run that the
         experiment already has of that key is opened again, also one that a kill left open. When it ends, nested
-        runs that an earlier attempt left open end too.
+        runs that an earlier attempt left open end too. Its description links to MLflow's charts of those nested runs
+        that have a tag 'row'.
         """
         if not self.uri:
             yield RunHandle()
             return
         all_tags = {"stage": "recipe", "commit": commit(), **texts(tags)}
         handle = _open(self.uri, self.experiment_id, name, all_tags, {}, params, resume_key, root="")
+        handle._attempt("a link", lambda client: _link_rows(client, handle))
         with _ending(handle):
             yield handle
 
@@ -347,6 +367,16 @@ def _open(
 
     run_id = _connection(uri).attempt(f"the run '{name}'", write)
     return RunHandle() if run_id is None else RunHandle(RunLog(uri, run_id), experiment_id, root or run_id, dict(tags))
+
+
+def _link_rows(client: Any, handle: RunHandle) -> None:
+    """Describe a run by a link to MLflow's charts of its results, unless somebody has described it already."""
+    if _NOTE not in client.get_run(handle.run_id).data.tags:
+        rows = quote(f"tags.row LIKE '%' and tags.`{_ROOT}` = '{handle.run_id}'")
+        # by name: only sorted by date does MLflow fold runs into their parents
+        order = f"orderByKey={quote('tags.`mlflow.runName`')}&orderByAsc=true"
+        page = f"#/experiments/{handle.experiment_id}/runs?searchFilter={rows}&{order}&compareRunsMode=CHART"
+        client.set_tag(handle.run_id, _NOTE, f"[The results side by side]({page})")
 
 
 def _find(client: Any, experiment_id: str, key: str, parent: str | None) -> Any:

@@ -38,6 +38,8 @@ class Plan:
     loader_workers: int
     amp: bool
     seed: int
+    until: int | None = None
+    """Stop after this epoch, to go on later; None: all epochs."""
 
 
 class Objective(nn.Module):
@@ -60,7 +62,7 @@ def train(
     out: Path,
     report: Callable[[dict[str, float]], None] = lambda figures: None,
 ) -> Record:
-    """Train to the plan's end, from the checkpoint in `out` if there is one.
+    """Train to the plan's end, or to its epoch `until`, from the checkpoint in `out` if there is one.
 
     Every worker of the team calls this. The backbone learns at `plan.lr`, all else at `plan.lr * plan.head_lr_factor`.
     After each epoch rank 0 writes `metrics.jsonl`, calls `report` with the epoch's figures and, as often as planned,
@@ -102,7 +104,8 @@ def train(
             record.problems.update(batch.problems)
         return means.over(team)
 
-    for epoch in range(len(record.history), plan.epochs):
+    last = plan.until or plan.epochs
+    for epoch in range(len(record.history), last):
         started = time.monotonic()
         figures = run_epoch(epoch)
         rates = {"lr": optimizer.param_groups[0]["lr"], "seconds": time.monotonic() - started}
@@ -111,7 +114,7 @@ def train(
         if team.rank == 0:
             checkpoints.write_history(out, record)
             report(record.history[-1])
-            if (epoch + 1) % plan.checkpoint_every == 0 or epoch + 1 == plan.epochs:
+            if (epoch + 1) % plan.checkpoint_every == 0 or epoch + 1 == last:
                 checkpoints.save(out, record, **state)
     return record
 

@@ -224,6 +224,28 @@ def test_a_store_that_cannot_hold_the_database_asks_for_one(tmp_path):
     assert open_tracker(enabled=True, uri=uri, experiment="x", store=store).uri == uri
 
 
+def test_a_panel_is_recorded_once_for_each_name_also_when_its_run_is_opened_again(tracker, client, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    for _ in range(2):
+        with tracker.run("top", resume_key="k") as top:
+            top.panel(tmp_path / "x.png", "masks/a/ß (1)")
+            top.panel(tmp_path / "x.png", "masks/a")
+    names = [name.removeprefix("images/").split("+")[:3] for name in files(client, top.run_id, "images")]
+    # each as it is and as a small copy
+    assert sorted(names) == 2 * [["masks~a", "step", "0"]] + 2 * [["masks~a~_ _1_", "step", "0"]]
+
+
+def test_a_recipes_run_is_described_by_a_link_to_its_results_and_a_persons_words_stand(tracker, client):
+    for _ in range(2):
+        with tracker.run("top", resume_key="k") as top, top.child("cycle 0", tags={"stage": "cycle"}) as cycle:
+            pass
+        found = client.get_run(top.run_id).data.tags["mlflow.note.content"]
+        assert found == "mine" or (f"experiments/{tracker.experiment_id}/runs?" in found and top.run_id in found)
+        client.set_tag(top.run_id, "mlflow.note.content", "mine")
+    assert found == "mine"
+    assert "mlflow.note.content" not in client.get_run(cycle.run_id).data.tags
+
+
 def test_a_failure_to_record_is_warned_of_once_and_does_not_stop_the_work(tmp_path, caplog):
     log = RunLog(f"sqlite:///{tmp_path}/gone/mlflow.db", "0" * 32)
     with caplog.at_level(logging.WARNING):

@@ -87,7 +87,7 @@ class Desk:
 
 @dataclass
 class _Job:
-    """`given`: items handed out, always the first so many; `results` of some of them, `told` of which were asked for."""
+    """`given`: how many items were handed out, `results`: those of some of them, `told`: how many were fetched."""
 
     job: Any
     given: int = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pmm_ray.cluster.session import use_gpu
+from pmm_ray.cluster.session import own_gpu, use_gpu
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import UserError
 from pmm_ray.files import remove_tree
@@ -24,7 +24,7 @@ _LEFT_FREE = 0.1
 
 @dataclass(frozen=True)
 class Room:
-    """What each training worker gets: so many CPUs (and torch threads), and a GPU or none."""
+    """What each training worker gets: so many CPUs (and torch threads), and a GPU or none. No worker: this process."""
 
     workers: int
     cpus: int
@@ -32,15 +32,17 @@ class Room:
 
 
 def room(cluster: ClusterConfig) -> Room:
-    """Divide the running cluster among `cluster.train_workers`. Needs a Ray session.
+    """Divide the running cluster among `cluster.train_workers`. Needs a Ray session unless that is 0.
 
     Raises:
         UserError: there are fewer CPUs or GPUs than workers, which would wait for ever.
     """
     import ray
 
-    gpu = use_gpu(cluster.gpu)
     workers = cluster.train_workers
+    if workers == 0:
+        return Room(workers=0, cpus=0, gpu=own_gpu(cluster.gpu))
+    gpu = use_gpu(cluster.gpu)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def fitting(cpus: int) -> float:
@@ -69,13 +71,18 @@ def fit(
 ) -> Any:
     """Run `work(team, **settings)` on every worker and return what rank 0 returns, which must pickle.
 
-    A worker that dies, or fails with anything but a UserError, ends the attempt for all; there are `max_failures`
-    further attempts, and `work` is expected to go on from its own checkpoints. `scratch` holds Ray's files for the time
-    of the call; with several machines it must be a place they all reach.
+    With 0 workers it runs in this process, on its threads, and an error is the caller's. A worker that dies, or fails
+    with anything but a UserError, ends the attempt for all; there are `max_failures` further attempts, and `work` is
+    expected to go on from its own checkpoints. `scratch` holds Ray's files for the time of the call; with several
+    machines it must be a place they all reach.
 
     Raises:
         UserError: as raised by a worker, or what the last failure was, in one line.
     """
+    if workers == 0:
+        from pmm_ray.teams import LocalTeam
+
+        return work(LocalTeam("cuda" if use_gpu else "cpu"), **settings)
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     for left in range(max_failures, -1, -1):
@@ -102,7 +109,7 @@ def _attempt(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": cpus - _LEFT_FREE, "GPU": 1} if gpu else {"CPU": cpus - _LEFT_FREE}
-    with _environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=_POLL_SECONDS):
+    with environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=_POLL_SECONDS):
         trainer = TorchTrainer(
             _on_worker,
             train_loop_config={"work": work, "settings": dict(settings), "threads": cpus},
@@ -110,15 +117,15 @@ def _attempt(
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
             # Ray takes a run of the same name for one to go on with, and a finished one for done: never reuse a name.
             run_config=RunConfig(
-                name=uuid.uuid4().hex, **_storage(scratch), failure_config=FailureConfig(max_failures=0)
+                name=uuid.uuid4().hex, **storage(scratch), failure_config=FailureConfig(max_failures=0)
             ),
         )
         # Typed as the older Result, which has no return_value yet.
         return cast(Any, trainer.fit()).return_value
 
 
-def _storage(scratch: Path) -> dict[str, Any]:
-    """The place for Ray's files, as RunConfig takes it."""
+def storage(scratch: Path) -> dict[str, Any]:
+    """The place for Ray's files, as the RunConfig of Train and Tune takes it."""
     if isinstance(scratch, Remote):
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -155,7 +162,7 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def environment(**values: str) -> Iterator[None]:
     """Environment variables for the time of the block; what the user has set stays."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)

@@ -49,7 +49,7 @@ def map_rows(
         rows: JSON-able, each with a unique `name`.
         facts: columns of the results besides name, status and error, so that the table's schema never varies.
         folder: the stage's folder, which every node must reach; it holds the journal while work goes on.
-        workers: most actors; None: as many as the cluster can hold.
+        workers: most actors; None: as many as the cluster can hold; 0: work in this process, without Ray.
         cpus: CPUs that each actor takes.
         gpus: GPUs that each actor takes.
         batch_size: rows that an actor is handed at once. Parts of the journal are no finer.
@@ -68,18 +68,17 @@ def map_rows(
     if todo:
         Attempts(folder).clear()
         todo.sort(key=key or (lambda row: 0))
-        dataset = _dataset(
-            make_worker,
-            todo,
-            constructor=(folder.resolve(), facts, attempts),
-            actors=_actors(workers, cpus, gpus, -(-len(todo) // batch_size)),
-            cpus=cpus,
-            gpus=gpus,
-            batch_size=batch_size,
-        )
+        batches = _batches(todo, batch_size)
+        constructor = (folder.resolve(), facts, attempts)
+        if workers == 0:
+            blocks = _here(RowActor(make_worker, *constructor), batches)
+        else:
+            actors = _actors(workers, cpus, gpus, len(batches))
+            dataset = _dataset(make_worker, batches, constructor=constructor, actors=actors, cpus=cpus, gpus=gpus)
+            blocks = _blocks(dataset, folder)
         with progress(title, len(rows)) as bar:
             bar.advance(len(rows) - len(todo))
-            _collect(_blocks(dataset, folder), journal, bar)
+            _collect(blocks, journal, bar)
     return journal.finish(names)
 
 
@@ -100,22 +99,28 @@ def _actors(workers: int | None, cpus: float, gpus: float, batches: int) -> int:
     return max(1, min(int(room + 1e-6), batches, workers or batches))
 
 
+def _batches(rows: Sequence[Row], size: int) -> list[dict[str, str]]:
+    """An item is a whole batch and a block of its own: the unit of work, of retry and of what the driver hears of."""
+    return [{"rows": json.dumps(rows[start : start + size])} for start in range(0, len(rows), size)]
+
+
+def _here(actor: RowActor, batches: Sequence[dict[str, str]]) -> Iterator[pa.Table]:
+    for batch in batches:
+        yield actor(pa.Table.from_pylist([batch]))
+
+
 def _dataset(
     make_worker: Callable[[], Worker],
-    rows: Sequence[Row],
+    batches: list[dict[str, str]],
     *,
     constructor: tuple[Path, pa.Schema, int],
     actors: int,
     cpus: float,
     gpus: float,
-    batch_size: int,
 ) -> Any:
     import ray.data
 
     data_context()
-    # An item is a whole batch and a block of its own: the unit of work, of retry and of what the driver hears of.
-    starts = range(0, len(rows), batch_size)
-    batches = [{"rows": json.dumps(rows[start : start + batch_size])} for start in starts]
     return ray.data.from_items(batches, override_num_blocks=len(batches)).map_batches(
         RowActor,
         fn_constructor_args=(make_worker, *constructor),

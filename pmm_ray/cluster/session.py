@@ -159,6 +159,19 @@ def resources() -> Resources:
     return Resources(cpus=found.get("CPU", 0.0), gpus=found.get("GPU", 0.0))
 
 
+def own_gpu(setting: Literal["auto", "yes", "no"]) -> bool:
+    """Whether networks in this very process run on its GPU.
+
+    Raises:
+        UserError: 'yes', and it has none.
+    """
+    import torch
+
+    if setting == "yes" and not torch.cuda.is_available():
+        raise UserError("cluster.gpu=yes but this process sees no GPU; set cluster.gpu=auto, or sweep.gpus for a sweep")
+    return setting != "no" and torch.cuda.is_available()
+
+
 def use_gpu(setting: Literal["auto", "yes", "no"]) -> bool:
     """Whether networks run on GPUs. Needs a session.
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pmm_ray.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Okabe and Ito's colours, which colour-weak eyes tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+from pmm_ray.report.canvas import COLOURS, figure, plain, save
 
 
 def threshold_curve(curves: Mapping[str, Mapping[float, float]], path: Path, *, title: str = "") -> None:
@@ -24,17 +17,19 @@ def threshold_curve(curves: Mapping[str, Mapping[float, float]], path: Path, *, 
         path: PNG to write.
         title: above the figure.
     """
-    figure, axes = _figure(title, "background threshold", "mIoU, %")
+    made = figure(title)
+    axes = made.add_subplot()
+    plain(axes, "background threshold", "mIoU, %")
     for number, (name, curve) in enumerate(curves.items()):
         points = sorted((float(threshold), 100 * miou) for threshold, miou in curve.items() if math.isfinite(miou))
         if not points:
             continue
         best = max(points, key=lambda point: point[1])
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         label = f"{name}: {best[1]:.2f} at {best[0]:g}"
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=label)
         axes.plot(*best, color=colour, marker="o", markersize=8, fillstyle="none")
-    _finish(figure, axes, path, legend=True)
+    save(made, path, legend=True)
 
 
 def class_bars(scores: Mapping[str, Mapping[str, float | None]], path: Path, *, title: str = "") -> None:
@@ -47,36 +42,15 @@ def class_bars(scores: Mapping[str, Mapping[str, float | None]], path: Path, *, 
     """
     classes = list(dict.fromkeys(name for of_class in scores.values() for name in of_class))
     thickness = 0.8 / max(len(scores), 1)
-    figure, axes = _figure(title, "IoU, %", "", height=1.2 + 0.28 * len(classes))
+    made = figure(title, height=1.2 + 0.28 * len(classes))
+    axes = made.add_subplot()
+    plain(axes, "IoU, %", "")
     for number, (name, of_class) in enumerate(scores.items()):
         known = [(place, 100 * v) for place, c in enumerate(classes) if (v := of_class.get(c)) is not None and v == v]
         places = [place - 0.4 + (number + 0.5) * thickness for place, _ in known]
         widths = [width for _, width in known]
-        axes.barh(places, widths, height=thickness * 0.9, color=_COLOURS[number % len(_COLOURS)], label=name)
+        axes.barh(places, widths, height=thickness * 0.9, color=COLOURS[number % len(COLOURS)], label=name)
     axes.set_yticks(range(len(classes)), classes)
     axes.set_ylim(max(len(classes), 1) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    _finish(figure, axes, path, legend=len(scores) > 1)
-
-
-def _figure(title: str, across: str, up: str, *, height: float = 3.4) -> tuple[Any, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _finish(figure: Any, axes: Axes, path: Path, *, legend: bool) -> None:
-    if legend and axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save(made, path, legend=len(scores) > 1)

@@ -112,6 +112,12 @@ def mask_overlay(image: Picture, ids: NDArray[np.integer], *, classes: Classes) 
     return _to_uint8(np.where(_edges(index)[..., None], 255, blended))
 
 
+def mask_panel(image: Picture, mask: NDArray[np.integer], *, classes: Classes, side: int = 256) -> Picture:
+    """`mask_overlay` of a whole photo, at most `side` pixels wide and high."""
+    small = _fit(image, (side, side))
+    return mask_overlay(small, _resize_ids(mask, small), classes=classes)
+
+
 def _edges(ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Pixels on either side of where two ids meet: lines two pixels wide."""
     edge = np.zeros(ids.shape, bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -15,7 +16,7 @@ from pmm_ray.data.images import image_size, read_image, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.files import atomic_path
 from pmm_ray.places import StorageError
-from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, overlay_sheet
+from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, mask_panel, overlay_sheet
 from pmm_ray.stages.cam_files import cam_places
 from pmm_ray.stages.mask_files import mask_paths
 from pmm_ray.stages.stage import Context, Facts
@@ -33,8 +34,8 @@ def draw_overlays(
 ) -> Facts:
     """Draw `count` of the images that have a mask; reruns, and other masks of the same images, show the same ones.
 
-    Writes overlays/<name>.png for each and all of them as overlays/contact.png, and logs them. An image that cannot be
-    drawn is listed in the facts and stops nothing.
+    Writes overlays/<name>.png for each and all of them as overlays/contact.png, and logs them; and each mask alone,
+    small, as panels/<name>.png. An image that cannot be drawn is listed in the facts and stops nothing.
 
     Args:
         photos: the images that may be drawn.
@@ -61,16 +62,18 @@ def draw_overlays(
         true = None if truth is None else truth.masks.get(photo.name)
         try:
             cam = None if place is None or place.file is None else read_cam(place.file, place.row)
+            image, mask = read_image(photo.image), read_label(of_mask[photo.name])
             sheet = overlay_sheet(
-                read_image(photo.image),
+                image,
                 classes=photos.classes,
                 cam=None if cam is None else full_size(cam),
                 class_ids=photo.labels if cam is None else cam.class_ids,
-                mask=read_label(of_mask[photo.name]),
+                mask=mask,
                 truth=None if true is None else read_label(true),
                 aspect=aspect,
                 caption=photo.name,
             )
+            panel = mask_panel(image, mask, classes=photos.classes)
         except StorageError:
             raise
         except (UserError, ValueError, OSError) as error:
@@ -78,9 +81,10 @@ def draw_overlays(
             continue
         drawn.append(photo.name)
         sheets.append(sheet)
-        _write(sheet, _file_name(photo.name), context)
+        _log(sheet, _file_name(photo.name), context)
+        _write(panel, context.out / "panels" / f"{photo.name}.png")
     if sheets:
-        _write(contact_sheet(sheets), "contact.png", context)
+        _log(contact_sheet(sheets), "contact.png", context)
     return {"pictures": drawn, "failed": failed}
 
 
@@ -106,8 +110,12 @@ def _file_name(name: str) -> str:
     return f"{name}.png" if name != "contact" else "contact (photo).png"
 
 
-def _write(sheet: Picture, name: str, context: Context) -> None:
+def _log(sheet: Picture, name: str, context: Context) -> None:
     path = context.out / "overlays" / name
-    with atomic_path(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="png", optimize=True)
+    _write(sheet, path)
     context.log.picture(path, f"overlays/{name}")
+
+
+def _write(picture: Picture, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="png", optimize=True)

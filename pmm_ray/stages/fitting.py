@@ -23,10 +23,9 @@ from pmm_ray.nets.build import save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.places import Remote, place
 from pmm_ray.progress import progress
-from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.stages.stage import MODEL, Context, Facts, snapshot
 from pmm_ray.training import Plan
 
-MODEL = "model.pt"
 _ASK_DISK, _ASK_STORE = 0.5, 5.0  # seconds between looks at the history; asking object storage is not free
 
 
@@ -34,11 +33,12 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
     """Run `work` on a team until `model.pt` is in the stage's folder, and return the facts written with it.
 
     `work` is also given `out`, `plan` and `log`. A model that an interrupted attempt had finished is taken as it is.
+    With `context.until` the model is that of `snapshot`.
     """
-    model = context.out / MODEL
+    model = snapshot(context.out, context.until) if context.until else context.out / MODEL
     if not model.is_file():
-        with _shown(context.title, context.out, train.epochs):
-            plan = _plan(train, seed=context.seed, amp=context.cluster.amp)
+        with _shown(context.title, context.out, context.until or train.epochs):
+            plan = _plan(train, seed=context.seed, amp=context.cluster.amp, until=context.until)
             share = room(context.cluster)
             fit(
                 work,
@@ -49,7 +49,8 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
                 max_failures=context.cluster.max_failures,
                 scratch=context.out / "ray",
             )
-    checkpoints.discard(context.out)
+    if not context.until:
+        checkpoints.discard(context.out)
     return torch.load(readable(model), map_location="cpu", weights_only=True)["facts"]
 
 
@@ -118,7 +119,7 @@ def facts_of(record: Record, *, images: int, module: nn.Module) -> Facts:
     }
 
 
-def _plan(train: TrainConfig, *, seed: int, amp: bool) -> Plan:
+def _plan(train: TrainConfig, *, seed: int, amp: bool, until: int | None = None) -> Plan:
     return Plan(
         epochs=train.epochs,
         batch_size=train.batch_size,
@@ -133,6 +134,7 @@ def _plan(train: TrainConfig, *, seed: int, amp: bool) -> Plan:
         loader_workers=train.loader_workers,
         amp=amp,
         seed=seed,
+        until=until,
     )
 
 

@@ -7,25 +7,28 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmm_ray.cluster.session import resources, use_gpu
+from pmm_ray.cluster.session import own_gpu, resources, use_gpu
 from pmm_ray.cluster.worker import Row, failed
-from pmm_ray.config import ClusterConfig
+from pmm_ray.config import ClusterConfig, PredictConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import image_size, read_image
 from pmm_ray.stages.row_work import Actors
 
 
 def network_actors(cluster: ClusterConfig, *, per_gpu: int = 1) -> Actors:
-    """One actor per CPU, or `per_gpu` on each GPU, unless `cluster.infer_workers` says otherwise.
+    """One actor per CPU, or `per_gpu` on each GPU, unless `cluster.infer_workers` says otherwise (0: this process).
 
     More actors than GPUs share them evenly: then work on the CPU (decoding, the CRF) keeps no GPU waiting.
     """
+    if cluster.infer_workers == 0:
+        return Actors(0, 0, 1 if own_gpu(cluster.gpu) else 0)
     have = resources()
     if use_gpu(cluster.gpu):
         workers = cluster.infer_workers or max(1, int(min(have.gpus * per_gpu, have.cpus)))
@@ -59,7 +62,7 @@ class NetworkWorker:
 
         from pmm_ray.nets.build import load_model
 
-        if not actors.gpus:
+        if not actors.gpus and actors.cpus:
             torch.set_num_threads(int(actors.cpus))
         self.device = torch.device("cuda" if actors.gpus else "cpu")
         module, self.info = load_model(model)
@@ -87,6 +90,38 @@ class NetworkWorker:
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         """Results of rows whose images (H, W, 3) uint8 RGB are given."""
         raise NotImplementedError
+
+
+class SegmentationWorker(NetworkWorker):
+    """A segmentation network, and its prediction of a batch of images."""
+
+    def __init__(self, *, model: Path, actors: Actors, predict: PredictConfig, label_filter: bool):
+        super().__init__(model=model, actors=actors)
+        self._predict, self._label_filter = predict, label_filter
+
+    def kept(self, row: Row) -> list[int] | None:
+        """Ids that the prediction may hold; None: all."""
+        return [0, *row["labels"]] if self._label_filter else None
+
+    def probabilities(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """(L, H, W) softmax averaged over scales and mirror images, of the ids in `kept`."""
+        import torch
+
+        from pmm_ray.inference import average, whole_views
+
+        views = partial(whole_views, scales=self._predict.scales, flip=self._predict.flip)
+        maps = average(
+            lambda batch: self.module(batch)["main"].softmax(dim=1),
+            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
+            [view for k, image in enumerate(images) for view in views(k, image.shape[:2])],
+            channels=[self.kept(row) for row in rows],
+            targets=[image.shape[:2] for image in images],
+            mean=self.info["mean"],
+            std=self.info["std"],
+            batch_size=self._predict.batch_size,
+            device=self.device,
+        )
+        return [found.cpu().numpy() for found in maps]
 
 
 def _attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

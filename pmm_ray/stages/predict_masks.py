@@ -18,7 +18,7 @@ from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import write_label
 from pmm_ray.stages.crf import dense_crf, most_labels, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, RAW, area_shares, mask_facts, mask_file
-from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
+from pmm_ray.stages.network import SegmentationWorker, network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors, work_on
 from pmm_ray.stages.stage import Context, Facts
 
@@ -66,7 +66,7 @@ def predict_masks(
     return {"images": len(rows) - len(wrong), "failed": wrong, "area": area_shares(table, photos)}
 
 
-class _Predictor(NetworkWorker):
+class _Predictor(SegmentationWorker):
     def __init__(
         self,
         *,
@@ -78,13 +78,12 @@ class _Predictor(NetworkWorker):
         out: Path,
         palette: tuple[tuple[int, int, int], ...],
     ):
-        super().__init__(model=model, actors=actors)
-        self._predict, self._label_filter, self._crf = predict, label_filter, crf
-        self._out, self._palette = out, palette
+        super().__init__(model=model, actors=actors, predict=predict, label_filter=label_filter)
+        self._crf, self._out, self._palette = crf, out, palette
 
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         start = time.monotonic()
-        found = self._probabilities(rows, images)
+        found = self.probabilities(rows, images)
         shared = (time.monotonic() - start) / len(rows)
         results = []
         for row, image, probabilities in zip(rows, images, found, strict=True):
@@ -97,34 +96,10 @@ class _Predictor(NetworkWorker):
             results.append(succeeded(row, facts | {"seconds": shared + time.monotonic() - begun}))
         return results
 
-    def _kept(self, row: Row) -> list[int] | None:
-        """Ids that the prediction may hold; None: all."""
-        return [0, *row["labels"]] if self._label_filter else None
-
-    def _probabilities(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """(L, H, W) softmax averaged over scales and mirror images, of the ids in `_kept`."""
-        import torch
-
-        from pmm_ray.inference import average, whole_views
-
-        views = partial(whole_views, scales=self._predict.scales, flip=self._predict.flip)
-        maps = average(
-            lambda batch: self.module(batch)["main"].softmax(dim=1),
-            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
-            [view for k, image in enumerate(images) for view in views(k, image.shape[:2])],
-            channels=[self._kept(row) for row in rows],
-            targets=[image.shape[:2] for image in images],
-            mean=self.info["mean"],
-            std=self.info["std"],
-            batch_size=self._predict.batch_size,
-            device=self.device,
-        )
-        return [found.cpu().numpy() for found in maps]
-
     def _write(self, row: Row, image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, Any]:
         if not np.isfinite(probabilities).all():
             raise ValueError("the network's prediction is not finite: lower seg.train.lr")
-        kept = self._kept(row)
+        kept = self.kept(row)
         ids = np.arange(len(probabilities), dtype=np.uint8) if kept is None else np.array(kept, np.uint8)
         probabilities = probabilities / np.maximum(probabilities.sum(axis=0), np.finfo(np.float32).tiny)
         mask = ids[probabilities.argmax(axis=0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -118,7 +119,7 @@ def parts_of(rows: Sequence[Row], count: int) -> list[list[Row]]:
     """The rows in `count` parts of nearly the same size, or fewer parts of one row; in their order."""
     count = max(1, min(count, len(rows)))
     edges = [round(i * len(rows) / count) for i in range(count + 1)]
-    return [list(rows[low:high]) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [list(rows[low:high]) for low, high in itertools.pairwise(edges)]
 
 
 def all_failed(rows: Iterable[Row]) -> str | None:

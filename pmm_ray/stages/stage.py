@@ -35,6 +35,16 @@ class Context:
     cluster: ClusterConfig
     log: Log
     title: str
+    until: int | None = None
+    """A training stops after this epoch and leaves the network in `snapshots/`; it is not finished by that."""
 
 
 Facts = dict[str, Any]
+
+MODEL = "model.pt"
+"""The file of a model artefact."""
+
+
+def snapshot(out: Path, epoch: int) -> Path:
+    """Where a training keeps the network as it is after an epoch: a model artefact of its own within `out`."""
+    return out / "snapshots" / f"{epoch:04d}" / MODEL

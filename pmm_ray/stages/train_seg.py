@@ -21,12 +21,10 @@ from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.nets.segmenter import Segmenter
 from pmm_ray.stages import fitting
 from pmm_ray.stages.mask_files import mask_paths
-from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.stages.stage import MODEL, Context, Facts, snapshot
 from pmm_ray.teams import Team, global_mean
 from pmm_ray.training import Objective, Plan
 from pmm_ray.training import train as train_plan
-
-SNAPSHOTS = "snapshots"
 
 
 def train_seg(
@@ -108,13 +106,13 @@ def _work(
     def report(figures: dict[str, float]) -> None:
         to_log(figures)
         if snapshots:
-            write(out / SNAPSHOTS / f"{int(figures['epoch']):04d}" / fitting.MODEL, dict(figures))
+            write(snapshot(out, int(figures["epoch"])), dict(figures))
 
     record = train_plan(objective, examples, plan=plan, team=team, out=out, report=report)
     if team.rank == 0:
         facts = fitting.facts_of(record, images=len(examples), module=segmenter)
         facts["pus_active"] = sum(epoch["pus_active"] for epoch in record.history) / len(record.history)
-        write(out / fitting.MODEL, facts)
+        write(snapshot(out, plan.until) if plan.until else out / MODEL, facts)
 
 
 class SegObjective(Objective):

@@ -74,6 +74,9 @@ def test_sheets_are_written_and_logged_without_what_failed(made, tmp_path):
     found = sorted(str(p.relative_to(here.out / "overlays")) for p in (here.out / "overlays").rglob("*.png"))
     assert found == files and here.log.names == [f"overlays/{name}" for name in files]
     assert facts["pictures"] == ["a", "b/c", "contact"]
+    panels = {name: read_image(here.out / "panels" / f"{name}.png") for name in facts["pictures"]}
+    assert panels["a"].shape == (192, 256, 3)  # of 24 x 32
+    assert len(list((here.out / "panels").rglob("*.png"))) == 3
     assert [name for name, _ in facts["failed"]] == ["truncated"]
     widths = [read_image(here.out / "overlays" / name).shape[1] for name in files]
     assert widths[0] > widths[1] and widths[3] == widths[0]  # only the first has a CAM and a ground truth

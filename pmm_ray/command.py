@@ -1,0 +1,114 @@
+"""What the command lines share: their words, the store and the data set of a config, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmm_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from pmm_ray.artefacts import Store
+    from pmm_ray.config import Config
+    from pmm_ray.data.dataset import Dataset
+    from pmm_ray.pipeline import Runner
+
+
+def run_command(
+    arguments: Sequence[str] | None,
+    work: Callable[[list[str], list[str], bool], None],
+    *,
+    program: str,
+    usage: str,
+    keys: Callable[[], str],
+) -> int:
+    """Parse a command line of config files, overrides and --dry-run, and call `work(files, overrides, dry_run)`.
+
+    Returns:
+        The exit code: 0 done, 1 an error the user can mend, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(program, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.epilog = f"keys, with their defaults:\n\n{keys()}"
+    parser.add_argument("words", nargs="*", metavar="FILE.yaml | section.key=value", help="settings, in any order")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings and what would run, and stop")
+    options = parser.parse_intermixed_args(arguments)
+    files = [word for word in options.words if word.endswith((".yaml", ".yml"))]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        work(files, [word for word in options.words if word not in files], options.dry_run)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def open_store(config: Config) -> Store:
+    """The store that the config names: a local folder, or a place in object storage, which is not asked yet.
+
+    Raises:
+        UserError: a relative path in a submitted job.
+    """
+    from pmm_ray.artefacts import Store
+    from pmm_ray.places import Remote, place
+
+    root = place(config.store)
+    if isinstance(root, Remote):
+        return Store(root)
+    # A submitted job runs in a copy of its working directory that Ray throws away.
+    if not root.is_absolute() and "working_dir_files" in Path.cwd().parts:
+        raise UserError(
+            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}, or a URL"
+        )
+    return Store(root.resolve())
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set that the config names.
+
+    Raises:
+        UserError: it cannot be read, or the store that remembers its hashes does not answer.
+    """
+    from pmm_ray.data.load import load_dataset
+    from pmm_ray.places import Remote
+
+    store = open_store(config).root
+    if isinstance(store, Remote):
+        store.check()
+    return load_dataset(cache=store / "digests", **dict(config.data))
+
+
+def protocol(config: Config, data: Dataset) -> str:
+    """One line that says on what the figures of a table were measured."""
+    parts = []
+    if data.train.truth is not None:
+        labels = "image-level labels given"
+        parts.append(f"train masks: {len(data.train.photos)} images of {data.train.name}, {labels}")
+    if data.val is not None and data.val.truth is not None:
+        parts.append(f"val: {len(data.val.photos)} images of {data.val.name}, no labels given")
+    truth = data.train.truth or (data.val.truth if data.val else None)
+    if truth is not None:
+        parts.append(f"ground truth {truth.protocol}, 255 left out, mIoU in % over the classes it holds")
+    if config.cycles.checkpoint == "best_val":
+        parts.append("networks' checkpoints were chosen on the ground truth of val, so their scores there are too good")
+    return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."
+
+
+def tell_problems(data: Dataset, run: Runner) -> None:
+    """List the images that could not be used."""
+    lines = [f"{problem.name}: {problem.why}" for problem in data.problems]
+    lines += [f"{failure.image} ({failure.stage}): {failure.why}" for failure in run.failures]
+    if lines:
+        print(f"\n{len(lines)} images or entries were left out:", *lines[:50], sep="\n  ")
+        if len(lines) > 50:
+            print(f"  ... and {len(lines) - 50} more, in the stages' manifest.json")
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

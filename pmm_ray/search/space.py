@@ -1,0 +1,139 @@
+"""The search space: which settings vary, by the dotted keys that YAML, command line and MLflow use too."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pmm_ray.config import Config
+from pmm_ray.errors import UserError
+from pmm_ray.settings import all_keys, changed
+
+Value = float | int | str | bool | None
+Values = dict[str, Value]
+"""One setting: dotted key -> value."""
+Kind = Literal["uniform", "loguniform", "int", "choice", "grid"]
+_RANGES = ("uniform", "loguniform", "int")
+_KINDS = (*_RANGES, "choice", "grid")
+
+SEARCHED = {"masks": ("masks.",), "segmentation": ("masks.", "seg.", "pus.", "cam.")}
+"""What a kind of trial may vary."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting that varies: [low, high] of a range (both included), or the values there are."""
+
+    key: str
+    kind: Kind
+    values: tuple[Any, ...]
+
+    @property
+    def listed(self) -> tuple[Any, ...] | None:
+        """All values, or None if they cannot be listed."""
+        if self.kind == "int":
+            return tuple(range(self.values[0], self.values[1] + 1))
+        return None if self.kind in _RANGES else self.values
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings that vary."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Their dotted names."""
+        return tuple(dimension.key for dimension in self.dimensions)
+
+    def grid(self) -> Iterator[Values]:
+        """Every combination, the last key fastest.
+
+        Raises:
+            UserError: a dimension is a range.
+        """
+        lists = []
+        for dimension in self.dimensions:
+            if dimension.listed is None:
+                raise UserError(
+                    f"sweep.space.{dimension.key}: a grid needs values, write grid: [...], or use sweep.searcher=random"
+                )
+            lists.append(dimension.listed)
+        for values in itertools.product(*lists):
+            yield dict(zip(self.keys, values, strict=True))
+
+    def own(self, config: Config) -> Values:
+        """What `config` itself has for these keys: the setting to be compared with."""
+        return {key: _get(config, key) for key in self.keys}
+
+
+def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
+    """The space of a sweep file: `{masks.alpha: {loguniform: [0.5, 32]}, ...}`, keys dotted or nested; null removes.
+
+    Raises:
+        UserError: nothing varies; no such key, or one that this kind of trial cannot vary; no such kind of range; or a
+            value that the key cannot have.
+    """
+    dimensions = tuple(_dimension(key, entry) for key, entry in _flat(tree) if entry is not None)
+    if not dimensions:
+        raise UserError(
+            "sweep.space: nothing varies; write e.g. 'sweep: {space: {masks.alpha: {loguniform: [1, 32]}}}'"
+        )
+    known = [name for name, _ in all_keys() if name.startswith(SEARCHED[trial])]
+    for dimension in dimensions:
+        if dimension.key not in known:
+            near = difflib.get_close_matches(dimension.key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; a sweep of {trial} varies keys of {SEARCHED[trial]}"
+            raise UserError(f"sweep.space.{dimension.key}: not a key that this sweep can vary{hint}")
+        for value in dimension.values:
+            changed(config, {dimension.key: value}, source="sweep.space")
+    return Space(dimensions)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    merged: dict[str, Any] = {}
+    for key, entry in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(entry, Mapping) and not set(entry) & set(_KINDS):
+            merged |= dict(_flat(entry, f"{dotted}."))
+        else:
+            merged[dotted] = entry
+    yield from merged.items()
+
+
+def _dimension(key: str, entry: Any) -> Dimension:
+    where = f"sweep.space.{key}"
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise UserError(f"{where}: give one of {', '.join(_KINDS)} with its values, got {entry!r}")
+    ((kind, values),) = entry.items()
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise UserError(f"{where}.{kind}: give a list, got {values!r}")
+    if kind in _RANGES:
+        _check_range(where, kind, values)
+    elif any(not isinstance(value, str | int | float | bool | None) for value in values):
+        raise UserError(f"{where}.{kind}: values must be numbers, words, true, false or null, got {values!r}")
+    elif len(set(map(repr, values))) != len(values):
+        raise UserError(f"{where}.{kind}: a value is there twice: {values!r}")
+    return Dimension(key, kind, tuple(values))
+
+
+def _check_range(where: str, kind: str, values: Sequence[Any]) -> None:
+    numbers = len(values) == 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not numbers or not all(math.isfinite(v) for v in values) or not values[0] < values[1]:
+        raise UserError(f"{where}.{kind}: give [lowest, highest], got {list(values)!r}")
+    if kind == "int" and any(int(v) != v for v in values):
+        raise UserError(f"{where}.int: give whole numbers, got {list(values)!r}")
+    if kind == "loguniform" and not values[0] > 0:
+        raise UserError(f"{where}.loguniform: the lowest must be above 0, got {values[0]!r}")
+
+
+def _get(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,105 @@
+"""Many settings on one image against each of them alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pmm_ray.masks.baseline import baseline_mask
+from pmm_ray.masks.cam import threshold_mask
+from pmm_ray.masks.crf import PRESETS, CrfParams, DenseCRF
+from pmm_ray.masks.makers import MaskSetting, pseudo_masks
+from pmm_ray.masks.ppg import proportional_pseudo_mask
+
+PLAIN = MaskSetting(
+    maker="ppg", cvs=True, s=0.3, t=0.05, gate=True, alpha=11, proportion=True, eps=1, tie="background",
+    threshold=0.2, crf=PRESETS["ppg"],
+)  # fmt: skip
+
+
+def alone(image, cam, ids, setting: MaskSetting) -> np.ndarray:
+    """The setting's mask by the plain functions."""
+    if setting.maker == "ppg":
+        names = ("cvs", "s", "t", "gate", "alpha", "proportion", "eps", "tie", "crf")
+        return proportional_pseudo_mask(image, cam, ids, **{name: getattr(setting, name) for name in names})
+    assert not setting.cvs
+    if setting.maker == "baseline":
+        return baseline_mask(image, cam, ids, alpha=setting.alpha, crf=setting.crf)
+    return threshold_mask(cam, ids, threshold=setting.threshold)
+
+
+def drawn(count: int) -> list[MaskSetting]:
+    """Settings that differ in everything, some in the CRF's widths too."""
+    rng = np.random.default_rng(0)
+    settings = []
+    for i in range(count):
+        maker = ("ppg", "baseline", "ppg", "threshold", "ppg")[i % 5]
+        crf = replace(
+            PRESETS[("ppg", "irn", "ppg")[i % 3]],
+            gaussian_compat=float(rng.uniform(0, 10)),
+            bilateral_compat=float(rng.uniform(1, 12)),
+        )
+        changes = {"s": rng.uniform(0, 1), "t": rng.uniform(0, 0.3), "alpha": rng.uniform(0.5, 20), "crf": crf}
+        cvs = maker == "ppg" and bool(i % 2)
+        settings.append(replace(PLAIN, maker=maker, cvs=cvs, proportion=bool(i % 7), **changes))
+    return settings
+
+
+@pytest.mark.parametrize("classes", [0, 1, 2, 3, 5])
+def test_many_settings_at_once_make_the_masks_of_each_alone(photo, classes):
+    image, _ = photo(40, 56)
+    rng = np.random.default_rng(classes)
+    y, x = np.mgrid[:40, :56]
+    centres = rng.random((classes, 2)) * (40, 56)
+    cam = np.array([np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 150) for cy, cx in centres]).reshape(classes, 40, 56)
+    ids, settings = list(range(9, 9 - classes, -1)), drawn(23)
+    found = dict(pseudo_masks(image, cam, ids, settings))
+    assert sorted(found) == list(range(23))
+    for index, setting in enumerate(settings):
+        expected = alone(image, cam, ids, setting)
+        assert (found[index] == expected).mean() >= 0.999, setting
+    if classes:
+        assert len({mask.tobytes() for mask in found.values()}) > 10
+
+
+def test_one_setting_is_exactly_its_plain_function(photo):
+    image, cam = photo(24, 32)[0], np.random.default_rng(0).random((2, 24, 32))
+    ((index, mask),) = pseudo_masks(image, cam, [3, 1], [PLAIN])
+    assert index == 0
+    np.testing.assert_array_equal(mask, proportional_pseudo_mask(image, cam, [3, 1]))
+
+
+def test_a_lattice_is_built_once_for_all_settings_of_equal_widths(photo, monkeypatch):
+    image, cam = photo(16, 16)[0], np.random.default_rng(0).random((1, 16, 16))
+    built = []
+    monkeypatch.setattr("pmm_ray.masks.makers.DenseCRF", lambda *a, **k: built.append(k["params"]) or DenseCRF(*a, **k))
+    list(pseudo_masks(image, cam, [1], [replace(PLAIN, alpha=alpha) for alpha in range(1, 30)]))
+    assert len(built) == 1
+    wider: CrfParams = replace(PRESETS["ppg"], bilateral_srgb=20)
+    list(pseudo_masks(image, cam, [1], [PLAIN, replace(PLAIN, crf=wider), replace(PLAIN, s=0)]))
+    assert len(built) == 3
+
+
+def test_each_problem_may_have_its_own_kernel_weights(photo):
+    image, _ = photo(24, 32)
+    rng = np.random.default_rng(0)
+    two, many = rng.random((11, 2, 24, 32)), rng.random((5, 3, 24, 32))
+    weights = np.stack([rng.uniform(0, 8, 11), rng.uniform(0, 8, 11)], axis=1)
+    crf = DenseCRF(image)
+    found, found_many = crf.binary(two, weights=weights), crf.multilabel(many, weights=weights[:5])
+    for i, (gaussian, bilateral) in enumerate(weights):
+        own = DenseCRF(image, params=replace(crf.params, gaussian_compat=gaussian, bilateral_compat=bilateral))
+        np.testing.assert_allclose(found[i], own.binary(two[i : i + 1])[0], atol=1e-3)
+        if i < 5:
+            np.testing.assert_allclose(found_many[i], own.multilabel(many[i]), atol=1e-3)
+    with pytest.raises(ValueError, match="11 CRF problems need as many pairs of finite weights"):
+        crf.binary(two, weights=weights[:3])
+    with pytest.raises(ValueError, match="finite weights >= 0"):
+        crf.multilabel(many, weights=-weights[:5])
+
+
+def test_a_cam_of_another_size_than_its_image_is_refused(photo):
+    with pytest.raises(ValueError, match="resize the CAM to the image"):
+        list(pseudo_masks(photo(8, 9)[0], np.zeros((1, 9, 8)), [1], [PLAIN]))

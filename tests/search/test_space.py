@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+
+from pmm_ray.config import Config
+from pmm_ray.errors import UserError
+from pmm_ray.search.space import parse
+from pmm_ray.settings import load_sweep
+
+CONFIG = Config()
+
+
+def test_keys_may_be_dotted_or_nested_and_null_removes_one():
+    tree = {
+        "masks.s": {"uniform": [0, 0.6]},
+        "masks": {"alpha": {"loguniform": [0.5, 32]}, "crf": {"preset": {"choice": ["ppg", "irn"]}}},
+        "masks.t": None,
+    }
+    space = parse(tree, CONFIG, trial="masks")
+    assert space.keys == ("masks.s", "masks.alpha", "masks.crf.preset")
+    assert [(d.kind, d.values) for d in space.dimensions] == [
+        ("uniform", (0, 0.6)),
+        ("loguniform", (0.5, 32)),
+        ("choice", ("ppg", "irn")),
+    ]
+
+
+def test_a_grid_is_every_combination_the_last_key_fastest():
+    space = parse(
+        {"masks.maker": {"grid": ["ppg", "baseline"]}, "pus.beta": {"grid": [1, 2]}}, CONFIG, trial="segmentation"
+    )
+    assert [tuple(values.values()) for values in space.grid()] == [
+        ("ppg", 1), ("ppg", 2), ("baseline", 1), ("baseline", 2)
+    ]  # fmt: skip
+
+
+def test_a_range_of_whole_numbers_is_a_list_and_one_of_numbers_is_none():
+    space = parse({"masks.crf.iterations": {"int": [3, 5]}}, CONFIG, trial="masks")
+    assert [values["masks.crf.iterations"] for values in space.grid()] == [3, 4, 5]
+    with pytest.raises(UserError, match=r"sweep.space.masks.s: a grid needs values"):
+        list(parse({"masks.s": {"uniform": [0, 1]}}, CONFIG, trial="masks").grid())
+
+
+def test_the_base_configs_own_values_are_read_by_key():
+    space = parse({"masks.s": {"uniform": [0, 1]}, "masks.crf.preset": {"choice": ["irn"]}}, CONFIG, trial="masks")
+    assert space.own(CONFIG) == {"masks.s": 0.3, "masks.crf.preset": "ppg"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({}, "nothing varies"),
+        ({"masks.alpa": {"uniform": [1, 2]}}, "sweep.space.masks.alpa: not a key .* did you mean masks.alpha"),
+        ({"pus.beta": {"uniform": [1, 2]}}, "sweep.space.pus.beta: not a key that this sweep can vary"),
+        ({"masks.alpha": {"uniform": [0, 2]}}, r"masks.alpha: .*greater than 0, got 0 \(sweep.space\)"),
+        ({"masks.maker": {"choice": ["ppg", "pgg"]}}, "masks.maker: .*'pgg'"),
+        ({"masks.s": {"unifrm": [0, 1]}}, "sweep.space.masks.s.unifrm: give one of uniform"),
+        ({"masks.s": {"uniform": [1]}}, r"sweep.space.masks.s.uniform: give \[lowest, highest\]"),
+        ({"masks.s": {"uniform": [1, 0.5]}}, r"give \[lowest, highest\]"),
+        ({"masks.s": {"uniform": 0.5}}, "give a list, got 0.5"),
+        ({"masks.s": {"loguniform": [0, 1]}}, "the lowest must be above 0"),
+        ({"masks.crf.iterations": {"int": [1, 2.5]}}, "give whole numbers"),
+        ({"masks.s": {"choice": [0.1, 0.1]}}, "a value is there twice"),
+        ({"masks.s": {"choice": [[0.1]]}}, "values must be numbers, words"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_key_and_the_mend(tree, message):
+    with pytest.raises(UserError, match=message):
+        parse(tree, CONFIG, trial="masks")
+
+
+def test_a_sweep_file_is_merged_over_its_base_and_under_what_follows(tmp_path):
+    base, data, sweep = tmp_path / "base.yaml", tmp_path / "data.yaml", tmp_path / "sweep.yaml"
+    base.write_text("masks: {alpha: 3, s: 0.1, t: 0.2}\nname: base\n")
+    data.write_text("masks: {t: 0.4}\n")
+    sweep.write_text(
+        f"base: [{base}]\nname: mine\nmasks: {{alpha: 5}}\n"
+        "sweep: {settings: 9, space: {masks.s: {uniform: [0, 1]}, masks.t: {uniform: [0, 1]}}}\n"
+    )
+    words = ["sweep.settings=4", "sweep.space.masks.alpha={loguniform: [1, 2]}", "sweep.seed=3"]
+    config, how, tree = load_sweep([str(sweep), str(data)], words)
+    assert (config.name, config.masks.alpha, config.masks.s, config.masks.t) == ("mine", 5, 0.1, 0.4)
+    assert (how.settings, how.seed) == (4, 3)
+    assert set(parse(tree, config, trial="masks").keys) == {"masks.s", "masks.t", "masks.alpha"}
+
+
+def test_a_misspelt_key_of_the_sweep_is_named_with_the_nearest(tmp_path):
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("sweep: {space: {masks.s: {uniform: [0, 1]}}}\n")
+    with pytest.raises(UserError, match=r"sweep.searchr: no such key \(command line\); did you mean sweep.searcher"):
+        load_sweep([str(sweep)], ["sweep.searchr=grid"])
+    with pytest.raises(UserError, match="no sweep file"):
+        load_sweep([], [])
+    sweep.write_text("base: conf/recipe/pmm.yaml\n")
+    with pytest.raises(UserError, match="base: a list of config files"):
+        load_sweep([str(sweep)], [])

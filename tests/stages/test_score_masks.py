@@ -1,0 +1,107 @@
+"""Many settings on one image: the scores of the masks that the mask stage would write."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from stage_kit import cam_artefact, draw, scene
+
+from pmm_ray.config import CrfConfig, MasksConfig
+from pmm_ray.masks.contrast import Contrasts
+from pmm_ray.metrics import scores
+from pmm_ray.stages.confusion_rows import cells, total
+from pmm_ray.stages.make_masks import pseudo_mask
+from pmm_ray.stages.score_masks import all_failed, figures_of, parts_of, score_part, score_rows
+
+SCENES = {
+    "a/one": scene((1, 8, 10, 32, 40)),
+    "two": scene((1, 5, 5, 30, 25), (2, 10, 35, 35, 55)),
+    "empty": scene(),
+    "broken": scene((1, 8, 10, 32, 40)),
+}
+SETTINGS = [
+    MasksConfig(alpha=4),
+    MasksConfig(maker="baseline", cvs=False, alpha=2),
+    MasksConfig(maker="threshold", threshold=0.6),
+    MasksConfig(s=0, t=0.2, alpha=1, crf=CrfConfig(preset="irn")),
+]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    photos, truth = draw(tmp_path, SCENES)
+    maps = {
+        p.name: np.array([0.2 + 0.6 * (SCENES[p.name] == k) for k in p.labels]).reshape(-1, 40, 60)
+        for p in photos.photos
+    }
+    cams = cam_artefact(tmp_path / "cams", photos, {name: x[:, ::4, ::4] for name, x in maps.items()})
+    with open(photos.photos[-1].image, "r+b") as file:
+        file.truncate(100)
+    return photos, truth, cams
+
+
+def full(photo, cam):
+    image = np.array(Image.open(photo.image))
+    maps = [np.array(Image.fromarray(x.astype(np.float32)).resize((60, 40), Image.Resampling.BILINEAR)) for x in cam]
+    return image, np.clip(np.array(maps, np.float32).reshape(-1, 40, 60), 0, 1)
+
+
+def test_scores_are_those_of_the_masks_and_a_bad_image_stops_nothing(drawn):
+    photos, truth, cams = drawn
+    rows = score_rows(photos, cams, truth, seed=0)
+    found = score_part(rows, SETTINGS, num_classes=3)
+    for setting, results in zip(SETTINGS, found, strict=True):
+        by_name = {result["name"]: result for result in results}
+        assert "truncated" in by_name["broken"]["error"] or "broken" in by_name["broken"]["error"]
+        expected = []
+        for photo in photos.photos[:3]:
+            small = np.array([0.2 + 0.6 * (SCENES[photo.name][::4, ::4] == k) for k in photo.labels]).astype(np.float16)
+            image, cam = full(photo, small)
+            mask = pseudo_mask(image, cam, photo.labels, masks=setting)
+            expected.append(cells(mask, SCENES[photo.name], num_classes=3))
+            for name in ("truth", "predicted"):
+                assert by_name[photo.name][name] == expected[-1][name]
+            np.testing.assert_allclose(by_name[photo.name]["pixels"], expected[-1]["pixels"], atol=2)
+            if photo.labels:
+                colours = np.array(Image.fromarray(image).resize((15, 10), Image.Resampling.BOX)).reshape(-1, 3).T
+                grid = mask[2::4, 2::4].ravel()
+                shares = Contrasts(colours, small.reshape(len(small), -1), photo.labels).of(grid)
+                assert (by_name[photo.name]["cam_share"], by_name[photo.name]["colour_share"]) == pytest.approx(shares)
+        facts = figures_of(results, photos, min_images=1)
+        miou = scores(total(expected, num_classes=3), photos.classes.names)["miou"]
+        assert facts["miou"] == pytest.approx(miou, abs=1e-3)
+        assert (facts["images"], facts["scored"], [name for name, _ in facts["failed"]]) == (3, 3, ["broken"])
+        assert 0 <= facts["contrast"] <= 1
+
+
+def test_without_ground_truth_there_is_contrast_and_no_miou(drawn):
+    photos, _, cams = drawn
+    (results,) = score_part(score_rows(photos, cams, None, seed=0), SETTINGS[:1], num_classes=3)
+    facts = figures_of(results, photos, min_images=1)
+    assert "miou" not in facts
+    assert facts["scored"] == 0
+    assert facts["contrast"] > 0
+
+
+def test_better_masks_have_more_contrast(drawn):
+    photos, truth, cams = drawn
+    # alpha 0.1: nearly all background; 11 with these CAMs: all foreground
+    settings = [MasksConfig(alpha=alpha) for alpha in (0.02, 2, 11)]
+    found = score_part(score_rows(photos, cams, truth, seed=0), settings, num_classes=3)
+    facts = [figures_of(results, photos, min_images=1) for results in found]
+    assert facts[1]["miou"] > max(facts[0]["miou"], facts[2]["miou"])
+    assert facts[1]["contrast"] > max(facts[0]["contrast"], facts[2]["contrast"])
+
+
+def test_the_order_is_the_seeds_and_parts_are_even(drawn):
+    photos, truth, cams = drawn
+    names = [[row["name"] for row in score_rows(photos, cams, truth, seed=seed)] for seed in (0, 0, 1, 2, 3)]
+    assert names[0] == names[1]
+    assert len(set(map(tuple, names))) > 1
+    assert [len(part) for part in parts_of([{}] * 10, 4)] == [2, 3, 3, 2]
+    assert [len(part) for part in parts_of([{}] * 3, 16)] == [1, 1, 1]
+
+
+def test_that_every_image_failed_is_said_with_the_first_reason():
+    rows = [{"error": "x.jpg: no"}, {"error": "y.jpg: no"}]
+    assert all_failed(rows) == "all 2 images failed, the first: x.jpg: no"
+    assert all_failed([*rows, {"error": None}]) is None

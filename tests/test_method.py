@@ -1,0 +1,51 @@
+"""What the recipes' building blocks tell MLflow."""
+
+import pytest
+
+from pmm_ray.artefacts import Store
+from pmm_ray.config import Config
+from pmm_ray.method import Method, Score
+from pmm_ray.pipeline import Runner
+from pmm_ray.tracking import open_tracker
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Calls a function with a `Method` whose run is open; the runs that MLflow then holds, by name."""
+    from mlflow.tracking import MlflowClient
+
+    tracker = open_tracker(enabled=True, uri=None, experiment="x", store=tmp_path)
+
+    def recorded(act):
+        with tracker.run("top") as top:
+            act(Method(Runner(Config(), Store(tmp_path), top), Config(), data=None, seed=3))
+        return {run.info.run_name: run for run in MlflowClient(tracker.uri).search_runs([tracker.experiment_id])}
+
+    return recorded
+
+
+def test_columns_become_metrics_in_groups_by_names_that_mlflow_takes():
+    values = {"train masks": 0.1, "val + CRF": 0.2, "val + CRF (frequent)": 0.3, "PUS active": 0.4}
+    assert Score("cycle 0", 0, values).metrics() == {
+        "mIoU/train masks": 0.1,
+        "mIoU/val with CRF": 0.2,
+        "mIoU of frequent classes/val with CRF": 0.3,
+        "PUS active": 0.4,
+    }
+
+
+def test_each_line_of_a_table_is_a_run_with_its_own_scores_and_that_of_a_cycle_is_the_cycles(runs):
+    def act(it):
+        with it.run.group("seed", 3):
+            it.record("CAM", {"train masks": 0.1})
+            it.record("+ PPG", {"train masks": 0.2}, variant="alpha 2")
+            with it.run.group("cycle", 1):
+                it.record("+ cycle 1", {"train masks": 0.3}, cycle=1)
+
+    found = runs(act)
+    rows = {name: run.data.tags["row"] for name, run in found.items() if "row" in run.data.tags}
+    assert rows == {"CAM": "CAM", "+ PPG, alpha 2": "+ PPG, alpha 2", "cycle 1": "+ cycle 1"}
+    assert [found[name].data.metrics["mIoU/train masks"] for name in rows] == (
+        [{"CAM": 0.1, "+ PPG, alpha 2": 0.2, "cycle 1": 0.3}[name] for name in rows]
+    )
+    assert found["seed 3"].data.metrics == {} and found["CAM"].data.tags["seed"] == "3"
