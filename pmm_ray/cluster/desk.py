@@ -18,8 +18,6 @@ from typing import Any
 
 from pmm_ray.cluster.worker import one_line
 
-_PATIENCE_SECONDS = 1.0
-"""Idle workers wait so long for one more job to join before they begin with those that are there."""
 _TRIES = 3
 """How often an item may end its worker before the jobs are told that it failed."""
 
@@ -36,7 +34,14 @@ class Desk:
 
     @classmethod
     def open(
-        cls, make_work: Callable[[], Work], items: Sequence[Any], *, workers: int, cpus: float, together: int
+        cls,
+        make_work: Callable[[], Work],
+        items: Sequence[Any],
+        *,
+        workers: int,
+        cpus: float,
+        together: int,
+        patience: float = 1.0,
     ) -> Desk:
         """Start the workers. Needs a Ray session.
 
@@ -45,12 +50,13 @@ class Desk:
             items: in the order in which every job gets them.
             workers: processes.
             cpus: that each takes, less than 1 so that trials find room.
-            together: jobs that are expected at the same time; work begins as soon as so many have joined.
+            together: jobs that are expected at the same time; idle workers begin as soon as so many have joined,
+            patience: or if for so many seconds none has.
         """
         import ray
 
         actor = ray.remote(_Actor).options(num_cpus=0, max_concurrency=1000)
-        return cls(actor.remote(make_work, list(items), workers, cpus, together), len(items))
+        return cls(actor.remote(make_work, list(items), workers, cpus, together, patience), len(items))
 
     def join(self, job: Any) -> int:
         """Leave a job; the ticket by which to ask for its results."""
@@ -99,9 +105,15 @@ class _Actor:
     """The desk's own process: it hands out and collects, and never works itself."""
 
     def __init__(
-        self, make_work: Callable[[], Work], items: list[Any], workers: int, cpus: float, together: int
+        self,
+        make_work: Callable[[], Work],
+        items: list[Any],
+        workers: int,
+        cpus: float,
+        together: int,
+        patience: float,
     ) -> None:
-        self._items, self._together = items, together
+        self._items, self._together, self._patience = items, together, patience
         self._make_work, self._workers, self._cpus = make_work, workers, cpus
         self._jobs: dict[int, _Job] = {}
         self._tickets = 0
@@ -156,7 +168,7 @@ class _Actor:
     async def _next(self) -> tuple[int, list[int]]:
         while True:
             waiting = {ticket: job.given for ticket, job in self._jobs.items() if job.given < len(self._items)}
-            patience = self._joined + _PATIENCE_SECONDS - time.monotonic()
+            patience = self._joined + self._patience - time.monotonic()
             if waiting and (self._busy or patience <= 0 or len(waiting) >= self._together):
                 counts = Counter(waiting.values())
                 # most jobs first; of equal groups the one that is further, so that it ends and makes room

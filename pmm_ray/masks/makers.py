@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pmm_ray.masks.baseline import baseline_steps
 from pmm_ray.masks.cam import FloatArray, Mask, by_class, threshold_mask
-from pmm_ray.masks.crf import Backend, CrfParams, DenseCRF
+from pmm_ray.masks.crf import Backend, CrfParams, DenseCRF, crf_on
 from pmm_ray.masks.cvs import smooth_checked
 from pmm_ray.masks.ppg import ppg_steps
 from pmm_ray.masks.steps import Steps, finish, finish_together
@@ -82,8 +82,7 @@ def pseudo_masks(
             groups[setting.lattices].append(index)
     for members in groups.values():
         crf = DenseCRF(image, params=settings[members[0]].crf, backend=backend)
-        if crf.shape != x.shape[1:]:
-            raise ValueError(f"the CAM is {x.shape[1:]}, its image {crf.shape}; resize the CAM to the image")
+        crf_on(image, crf, shape=x.shape[1:])  # checks the sizes
         # makers that ask for the same kind of problem fill the lanes together
         members.sort(key=lambda index: settings[index].maker)
         for first in range(0, len(members), _TOGETHER):

@@ -49,7 +49,7 @@ def together(desk, jobs):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(250)
     return found
 
 
@@ -59,7 +59,8 @@ def desk_of(ray_session, tmp_path):
 
     def open_desk(items, *, expected, workers=2, **options):
         make = partial(make_work, log=str(tmp_path / "log"), **options)
-        opened.append(Desk.open(make, items, workers=workers, cpus=0.9, together=expected))
+        # so patient that only the number of jobs decides
+        opened.append(Desk.open(make, items, workers=workers, cpus=0.9, together=expected, patience=1000))
         return opened[-1]
 
     yield open_desk

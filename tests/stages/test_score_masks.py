@@ -1,5 +1,7 @@
 """Many settings on one image: the scores of the masks that the mask stage would write."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,7 +36,7 @@ def drawn(tmp_path):
         for p in photos.photos
     }
     cams = cam_artefact(tmp_path / "cams", photos, {name: x[:, ::4, ::4] for name, x in maps.items()})
-    with open(photos.photos[-1].image, "r+b") as file:
+    with Path(photos.photos[-1].image).open("r+b") as file:
         file.truncate(100)
     return photos, truth, cams
 
