@@ -110,4 +110,4 @@ def test_what_cannot_run_is_one_line_that_names_the_key_or_file(photos, tmp_path
 def test_a_store_in_object_storage_asks_where_to_track_before_any_work(photos, bucket, capsys):
     assert run(photos, f"{bucket}/runs") == 1
     assert "error: tracking.uri: MLflow's database cannot be in object storage" in capsys.readouterr().err
-    assert [path.name for path in (bucket / "runs").iterdir()] == ["digests"]
+    assert {path.name for path in (bucket / "runs").iterdir()} <= {"digests"}
