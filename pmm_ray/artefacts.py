@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from pmm_ray import __version__
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
+from pmm_ray.places import Remote, place
 
 MANIFEST = "manifest.json"
 _PACKAGES = (
@@ -83,10 +84,18 @@ def digest_file(path: Path) -> str:
         UserError: the file cannot be read.
     """
     try:
+        if isinstance(path, Remote):
+            return _digest_object(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of an existing file") from None
+
+
+@cache
+def _digest_object(path: Remote) -> str:
+    """The same of an object; once in each process, since it has to be fetched."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -103,10 +112,14 @@ class Folder:
         Raises:
             UserError: there is no such folder, or nothing in it.
         """
-        root = Path(path)
+        root = place(path)
         if not root.is_dir():
             raise UserError(f"{path}: no such folder; give the folder of the .npy files")
-        files = sorted((str(file.relative_to(root)), file.stat().st_size) for file in root.rglob("*") if file.is_file())
+        if isinstance(root, Remote):
+            sizes = {file: entry["size"] for file, entry in root.all_files().items()}
+        else:
+            sizes = {file: file.stat().st_size for file in root.rglob("*") if file.is_file()}
+        files = sorted((str(file.relative_to(root)), size) for file, size in sizes.items())
         if not files:
             raise UserError(f"{path}: the folder is empty; give the folder of the .npy files")
         return cls(root.resolve(), digest(files))
@@ -114,7 +127,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of artefacts. Runs share it, so equal work is done once."""
+    """A folder of artefacts, local or in object storage. Runs share it, so equal work is done once."""
 
     root: Path
 

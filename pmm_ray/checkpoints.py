@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pmm_ray.files import atomic_path, write_atomic
+from pmm_ray.files import atomic_path, readable, write_atomic
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -58,7 +58,7 @@ def restore(
     """Load `checkpoint.pt` if there is one; the record up to it (empty: from the start)."""
     if not (folder / CHECKPOINT).is_file():
         return Record()
-    state: dict[str, Any] = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(readable(folder / CHECKPOINT), map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])

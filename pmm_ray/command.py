@@ -50,27 +50,38 @@ def run_command(
 
 
 def open_store(config: Config) -> Store:
-    """The store that the config names.
+    """The store that the config names: a local folder, or a place in object storage, which is not asked yet.
 
     Raises:
         UserError: a relative path in a submitted job.
     """
     from pmm_ray.artefacts import Store
+    from pmm_ray.places import Remote, place
 
-    root = Path(config.store)
+    root = place(config.store)
+    if isinstance(root, Remote):
+        return Store(root)
     # A submitted job runs in a copy of its working directory that Ray throws away.
     if not root.is_absolute() and "working_dir_files" in Path.cwd().parts:
         raise UserError(
-            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}"
+            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}, or a URL"
         )
     return Store(root.resolve())
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set that the config names."""
-    from pmm_ray.data.load import load_dataset
+    """The data set that the config names.
 
-    return load_dataset(cache=open_store(config).root / "digests", **dict(config.data))
+    Raises:
+        UserError: it cannot be read, or the store that remembers its hashes does not answer.
+    """
+    from pmm_ray.data.load import load_dataset
+    from pmm_ray.places import Remote
+
+    store = open_store(config).root
+    if isinstance(store, Remote):
+        store.check()
+    return load_dataset(cache=store / "digests", **dict(config.data))
 
 
 def protocol(config: Config, data: Dataset) -> str:

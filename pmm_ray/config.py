@@ -52,7 +52,10 @@ class DataConfig(Section):
     """Images, image-level labels, class names and palette, optional ground truth."""
 
     kind: Literal["shapes", "voc", "coco", "folder"] = Field("shapes", description="which reader")
-    root: str = Field("data/shapes", description="folder of the data set (shapes: drawn there if absent)")
+    root: str = Field(
+        "data/shapes",
+        description="folder of the data set, local or a URL such as s3://bucket/VOC2012 (shapes: drawn there if absent)",
+    )
     images: str = Field("JPEGImages", description="image folder below root (voc, coco: the training images)")
     val_images: str | None = Field(None, description="validation image folder below root, if it is another (coco)")
     masks: str | None = Field(
@@ -83,7 +86,9 @@ class NetConfig(Section):
     backbone: str = Field("resnet18", description="any timm model that gives features")
     options: dict[str, Any] = Field({}, description="extra arguments of timm.create_model, e.g. {pad_type: same}")
     output_stride: Literal[8, 16, 32] = Field(16, description="stride of the deepest feature map")
-    weights: str = Field("pretrained", description="'pretrained' (timm's hub), 'none', or a local state-dict file")
+    weights: str = Field(
+        "pretrained", description="'pretrained' (timm's hub), 'none', or a state-dict file (a path or a URL)"
+    )
     mean: tuple[float, float, float] | None = Field(
         None, description="input mean, RGB in [0, 1]; null: the backbone's own"
     )
@@ -351,7 +356,9 @@ class TrackingConfig(Section):
     """MLflow."""
 
     enabled: bool = Field(True, description="track with MLflow")
-    uri: str | None = Field(None, description="tracking URI; null: sqlite below store")
+    uri: str | None = Field(
+        None, description="tracking URI; null: sqlite below store, which must then be a local folder"
+    )
     experiment: str = Field("pmm_ray", description="experiment name")
     overlays: int = Field(
         8, ge=0, description="overlay pictures (photo, CAM, mask, ground truth) per mask and model stage"
@@ -363,7 +370,10 @@ class Config(Section):
 
     recipe: Literal["pmm", "ablation"] = Field("pmm", description="which method")
     name: str = Field("pmm", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run in MLflow and on the screen")
-    store: str = Field("runs", description="folder of artefacts, shared by runs: equal work is done once")
+    store: str = Field(
+        "runs",
+        description="folder of artefacts, local or a URL such as s3://bucket/runs, shared by runs: equal work is done once",
+    )
     seed: int = Field(0, ge=0, description="seed of initial weights, order and augmentation")
     data: DataConfig = DataConfig()
     cam: CamConfig = CamConfig()

@@ -13,6 +13,7 @@ from typing import Any
 
 from pmm_ray.artefacts import Artefact, Fingerprinted, Store, digest_file
 from pmm_ray.config import Config, NetConfig, Section
+from pmm_ray.places import Remote, place
 from pmm_ray.stages.stage import Context, snapshot
 from pmm_ray.tracking import RunHandle
 
@@ -159,7 +160,14 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def _only_one(artefact: Artefact, title: str) -> Iterator[None]:
-    """Two runs that share a store must not make the same artefact at once: the second waits, then finds it done."""
+    """Two runs that share a store must not make the same artefact at once: the second waits, then finds it done.
+
+    Object storage has no locks. There both make it, which costs time and nothing else: every file is put whole, and
+    what both put is the same.
+    """
+    if isinstance(artefact.path, Remote):
+        yield
+        return
     artefact.path.mkdir(parents=True, exist_ok=True)
     with Path(artefact.path / ".lock").open("w") as lock:
         try:
@@ -175,6 +183,6 @@ def _identity(value: Any) -> Any:
         # A weights file counts by its content: moved, it is the same network; changed, it is another.
         found = value.identity()
         if value.weights not in ("pretrained", "none"):
-            found["weights"] = digest_file(Path(value.weights))
+            found["weights"] = digest_file(place(value.weights))
         return found
     return value.identity() if isinstance(value, Section) else value

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from pmm_ray.config import Config, SweepConfig
 from pmm_ray.errors import UserError
+from pmm_ray.places import place
 
 Tree = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
@@ -130,7 +131,7 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> str:
 
 
 def _read(file: str) -> Tree:
-    path = Path(file)
+    path = place(file)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in Path("conf").rglob("*.yaml")], n=1)
         hint = f"; did you mean {next(Path('conf').rglob(near[0]))}?" if near else ""

@@ -31,7 +31,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from pmm_ray.artefacts import commit
 from pmm_ray.errors import UserError
+from pmm_ray.files import local_file, readable
 from pmm_ray.flat import cell, flatten, numbers, shortened, text, texts
+from pmm_ray.places import Remote
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -84,7 +86,7 @@ class RunLog:
     def picture(self, path: Path, name: str) -> None:
         """Record the image file `path` as the artefact `name` ('overlays/x.png')."""
         if self.run_id:
-            _connection(self.uri).attempt(f"picture {name}", lambda client: _put(client, self.run_id, Path(path), name))
+            _connection(self.uri).attempt(f"picture {name}", lambda client: _put(client, self.run_id, path, name))
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class RunHandle:
             from PIL import Image
 
             if not any(item.path.startswith(stored) for item in client.list_artifacts(self.run_id, "images")):
-                with Image.open(path) as image:
+                with Image.open(readable(path)) as image:
                     client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
 
         self._attempt(f"picture {name}", write)
@@ -152,10 +154,13 @@ class RunHandle:
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file or a folder into the run, below `folder` there."""
-        path = Path(path)
 
         def write(client: Any) -> None:
-            (client.log_artifacts if path.is_dir() else client.log_artifact)(self.run_id, str(path), folder)
+            if isinstance(path, Remote):
+                with local_file(path) as file:
+                    client.log_artifact(self.run_id, str(file), folder)
+            else:
+                (client.log_artifacts if path.is_dir() else client.log_artifact)(self.run_id, str(path), folder)
 
         self._attempt(f"file {path}", write)
 
@@ -225,7 +230,12 @@ def open_tracker(*, enabled: bool, uri: str | None, experiment: str, store: Path
     """
     if not enabled:
         return Tracker()
-    store = Path(store).resolve()
+    if uri is None and isinstance(store, Remote):
+        raise UserError(
+            f"tracking.uri: MLflow's database cannot be in object storage ({store}); give the address of a server, or "
+            "a local database (sqlite:////path/to/mlflow.db), or set tracking.enabled=false"
+        )
+    store = store.resolve()
     address, database = _absolute(uri or f"sqlite:///{store / 'mlflow.db'}", store)
     # A server stores artefacts itself; a database does not say where, so they lie beside it.
     artefacts = None if _is_server(address) else (database.parent if database else store) / "mlflow-artifacts"
@@ -412,11 +422,12 @@ def _origin(tags: Mapping[str, str]) -> dict[str, str]:
 def _put(client: Any, run_id: str, path: Path, name: str) -> None:
     folder, base = posixpath.split(name)
     if base == path.name:
-        client.log_artifact(run_id, str(path), folder or None)
+        with local_file(path) as file:
+            client.log_artifact(run_id, str(file), folder or None)
         return
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, local_file(path) as file:
         renamed = Path(place) / base
-        shutil.copyfile(path, renamed)
+        shutil.copyfile(file, renamed)
         client.log_artifact(run_id, str(renamed), folder or None)
 
 

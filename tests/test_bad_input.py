@@ -94,11 +94,20 @@ def test_good_photos_get_masks_and_each_bad_one_a_line(photos, tmp_path, capsys)
         ("cam.npy=/nowhere", "/nowhere"),
         ("cluster.train_workers=64", "cluster.train_workers=64"),
         ("cam.net.backbone=resnet999", "resnet999"),
+        ("store=s3://no-such-bucket/runs", "s3://no-such-bucket"),
+        ("store=nosuch://bucket/runs", "nosuch://"),
+        ("data.root=s3://no-such-bucket/set", "set data.root"),
     ],
 )
-def test_what_cannot_run_is_one_line_that_names_the_key_or_file(photos, tmp_path, capsys, change, says):
+def test_what_cannot_run_is_one_line_that_names_the_key_or_file(photos, tmp_path, bucket, capsys, change, says):
     assert run(photos, tmp_path, change, "tracking.enabled=false") == 1
     error = capsys.readouterr().err
     line = error[error.index("error: ") :].strip()
     assert says in line
     assert "\n" not in line
+
+
+def test_a_store_in_object_storage_asks_where_to_track_before_any_work(photos, bucket, capsys):
+    assert run(photos, f"{bucket}/runs") == 1
+    assert "error: tracking.uri: MLflow's database cannot be in object storage" in capsys.readouterr().err
+    assert {path.name for path in (bucket / "runs").iterdir()} <= {"digests"}

@@ -16,7 +16,7 @@ SCIENCE = (
 ENGINE = ("jit", "vectors", "lattice", "meanfield")
 # From the ground up. A module may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "files", "flat", "__init__", "progress"),
+    ("errors", "files", "flat", "places", "__init__", "progress"),
     SCIENCE,
     ("config", "artefacts", "cluster", "tracking", "report", "settings"),
     ("stages",),
@@ -58,6 +58,7 @@ def test_the_walk_sees_the_package():
     [
         ("ray", ("cluster/",)),
         ("mlflow", ("tracking.py",)),
+        ("fsspec", ("places.py",)),
         ("pydensecrf", ("masks/pydense.py",)),
         ("numba", tuple(f"masks/{name}.py" for name in ENGINE)),
         ("llvmlite", ("masks/vectors.py",)),

@@ -10,6 +10,7 @@ import pytest
 from pmm_ray.artefacts import Artefact, Folder, Store, digest
 from pmm_ray.config import Config, MasksConfig, NetConfig
 from pmm_ray.errors import UserError
+from pmm_ray.files import write_atomic
 from pmm_ray.pipeline import Runner
 from pmm_ray.tracking import RunHandle
 
@@ -21,7 +22,7 @@ def calls(monkeypatch):
 
     def fake(*, context, **arguments):
         seen.append((context, arguments))
-        (context.out / "work.txt").write_text("done")
+        write_atomic(context.out / "work.txt", "done")
         return {"miou": 0.5, "failed": [["a.jpg", "truncated; replace it"]]}
 
     monkeypatch.setitem(sys.modules, "pmm_ray.stages.fake", SimpleNamespace(fake=fake))
@@ -37,9 +38,9 @@ def photos(fingerprint="p"):
     return SimpleNamespace(fingerprint=fingerprint)
 
 
-def test_equal_work_is_done_once_also_by_another_runner(tmp_path, calls):
-    first = runner(tmp_path)("fake", title="x", photos=photos(), masks=MasksConfig())
-    again = runner(tmp_path)("fake", title="x", photos=photos(), masks=MasksConfig())
+def test_equal_work_is_done_once_also_by_another_runner(anywhere, calls):
+    first = runner(anywhere)("fake", title="x", photos=photos(), masks=MasksConfig())
+    again = runner(anywhere)("fake", title="x", photos=photos(), masks=MasksConfig())
     assert first == again
     assert len(calls) == 1
 
@@ -108,12 +109,16 @@ def test_images_that_failed_are_listed_at_the_end_also_when_the_stage_was_done_b
         ]
 
 
-def test_a_weights_file_counts_by_its_content_and_not_by_its_place(tmp_path, calls):
+def test_a_weights_file_counts_by_its_content_and_not_by_its_place(tmp_path, bucket, calls):
     run = runner(tmp_path / "store")
     for name, content in (("a.pth", b"1"), ("b.pth", b"1"), ("c.pth", b"2")):
         (tmp_path / name).write_bytes(content)
         run("fake", title="x", net=NetConfig(weights=str(tmp_path / name)))
+    write_atomic(bucket / "d.pth", b"2")
+    run("fake", title="x", net=NetConfig(weights=f"{bucket}/d.pth"))
     assert len(calls) == 2
+    with pytest.raises(UserError, match=r"s3://.*e\.pth: No such file"):
+        run("fake", title="x", net=NetConfig(weights=f"{bucket}/e.pth"))
 
 
 def test_a_missing_weights_file_is_told_before_any_work(tmp_path, calls):
@@ -150,18 +155,21 @@ def test_digest_does_not_depend_on_the_order_of_keys():
     assert digest({"a": 1}) != digest({"a": 2})
 
 
-def test_a_folder_is_known_by_its_files(tmp_path):
-    (tmp_path / "a.npy").write_bytes(b"1")
-    before = Folder.of(str(tmp_path))
-    (tmp_path / "b.npy").write_bytes(b"1")
-    assert Folder.of(str(tmp_path)).fingerprint != before.fingerprint
+def test_a_folder_is_known_by_its_files_and_not_by_its_place(tmp_path, bucket):
+    found = []
+    for name in ("a.npy", "deep/b.npy"):
+        for folder in (tmp_path, bucket / "cams"):
+            write_atomic(folder / name, b"1")
+            found.append(Folder.of(str(folder)).fingerprint)
+    assert found[0] == found[1] != found[2] == found[3]
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
-def test_a_missing_or_empty_folder_is_one_clear_line(tmp_path, name):
+def test_a_missing_or_empty_folder_is_one_clear_line(tmp_path, bucket, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=name):
-        Folder.of(str(tmp_path / name))
+    for folder in (tmp_path, bucket):
+        with pytest.raises(UserError, match=name):
+            Folder.of(str(folder / name))
 
 
 def test_an_artefact_is_done_when_its_manifest_is_there(tmp_path):

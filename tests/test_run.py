@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pmm_ray.files import write_atomic
 from pmm_ray.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -130,6 +131,35 @@ def test_a_run_killed_five_times_goes_on_to_the_same_masks(finished, tmp_path):
         assert not list((tmp_path / "store" / stage).glob("*/manifest.json")), f"{stage} had finished before the kill"
     finish(words)
     assert masks(tmp_path / "store") == masks(folder / "store")
+
+
+def test_in_object_storage_a_killed_run_goes_on_to_the_masks_of_the_disk(finished, tmp_path, bucket):
+    folder, _ = finished
+    store = bucket / "store"
+    tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    words = tiny(folder, f"store={store}", f"data.root={bucket}/shapes", tracking, "cycles.count=0")
+    # A store may be copied: what was done on the disk is done.
+    for path in (folder / "store/train_cam").rglob("*.*"):
+        write_atomic(store / path.relative_to(folder / "store").as_posix(), path.read_bytes())
+
+    def stored(pattern: str) -> set[str]:
+        paths = (path.relative_to(store) for path in store.all_files())
+        return {str(path) for path in paths if path.match(pattern)}
+
+    kill_when(words, lambda: bool(stored("make_masks/*/masks/*.png")))
+    assert not stored("make_masks/*/manifest.json"), "the stage had finished before the kill"
+    output = finish(words)
+    assert "CAM classifier: done before" in output and "pseudo-masks: done in" in output
+    for stage, images in (("make_masks", 10), ("predict_masks", 4)):
+        found = stored(f"{stage}/*/masks/*.png")
+        assert len(found) >= images
+        for name in found:
+            assert (store / name).read_bytes() == (folder / "store" / name).read_bytes(), name
+    manifests = {str(path.relative_to(folder / "store")) for path in (folder / "store").glob("*/*/manifest.json")}
+    assert len(stored("*/*/manifest.json")) > 5 and stored("*/*/manifest.json") <= manifests
+    # No URL was taken for a local path, and nothing unfinished was left in the store.
+    assert not Path("s3:").exists() and not stored("journal/*") and not stored("ray/*/*")
+    assert list((tmp_path / "mlflow-artifacts").rglob("contact.png"))
 
 
 def test_without_ground_truth_the_masks_are_the_same(finished, tmp_path):

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from pmm_ray.errors import UserError
+from pmm_ray.files import write_atomic
+from pmm_ray.places import place
 from pmm_ray.tracking import RunLog, Tracker, open_tracker
 
 
@@ -202,6 +204,24 @@ def test_files_and_folders_are_copied_in(tracker, client, tmp_path):
         top.tag("location", tmp_path)
     assert files(client, top.run_id) == {"a.txt", "sets"} and files(client, top.run_id, "sets") == {"sets/a.txt"}
     assert client.get_run(top.run_id).data.tags["location"] == str(tmp_path)
+
+
+def test_pictures_and_files_in_object_storage_are_copied_in(tracker, client, bucket):
+    write_atomic(bucket / "a.png", b"picture")
+    with tracker.run("r") as run:
+        run.picture(bucket / "a.png", "overlays/a.png")
+        run.picture(bucket / "a.png", "overlays/b.png")
+        run.artifact(bucket / "a.png", "tables")
+    assert files(client, run.run_id, "overlays") == {"overlays/a.png", "overlays/b.png"}
+    assert files(client, run.run_id, "tables") == {"tables/a.png"}
+
+
+def test_a_store_that_cannot_hold_the_database_asks_for_one(tmp_path):
+    store = place("s3://bucket/runs")
+    with pytest.raises(UserError, match=r"tracking\.uri: .*s3://bucket/runs.*tracking\.enabled=false"):
+        open_tracker(enabled=True, uri=None, experiment="x", store=store)
+    uri = f"sqlite:///{tmp_path}/m.db"
+    assert open_tracker(enabled=True, uri=uri, experiment="x", store=store).uri == uri
 
 
 def test_a_panel_is_recorded_once_for_each_name_also_when_its_run_is_opened_again(tracker, client, tmp_path):

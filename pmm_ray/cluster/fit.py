@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import Any, cast
 from pmm_ray.cluster.session import own_gpu, use_gpu
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import UserError
+from pmm_ray.files import remove_tree
+from pmm_ray.places import Remote
 
 _POLL_SECONDS = "0.2"
 _LEFT_FREE = 0.1
@@ -73,7 +74,7 @@ def fit(
     With 0 workers it runs in this process, on its threads, and an error is the caller's. A worker that dies, or fails
     with anything but a UserError, ends the attempt for all; there are `max_failures` further attempts, and `work` is
     expected to go on from its own checkpoints. `scratch` holds Ray's files for the time of the call; with several
-    machines it must be a folder they share.
+    machines it must be a place they all reach.
 
     Raises:
         UserError: as raised by a worker, or what the last failure was, in one line.
@@ -97,7 +98,7 @@ def fit(
                 raise UserError(f"training failed {max_failures + 1} times, the last time by: {why}") from error
             logging.getLogger(__name__).warning("a training worker failed (%s); %d more attempts", why, left)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(scratch)
     raise AssertionError("unreachable")
 
 
@@ -108,7 +109,6 @@ def _attempt(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": cpus - _LEFT_FREE, "GPU": 1} if gpu else {"CPU": cpus - _LEFT_FREE}
-    scratch.mkdir(parents=True, exist_ok=True)
     with environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=_POLL_SECONDS):
         trainer = TorchTrainer(
             _on_worker,
@@ -117,11 +117,21 @@ def _attempt(
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
             # Ray takes a run of the same name for one to go on with, and a finished one for done: never reuse a name.
             run_config=RunConfig(
-                name=uuid.uuid4().hex, storage_path=str(scratch), failure_config=FailureConfig(max_failures=0)
+                name=uuid.uuid4().hex, **storage(scratch), failure_config=FailureConfig(max_failures=0)
             ),
         )
         # Typed as the older Result, which has no return_value yet.
         return cast(Any, trainer.fit()).return_value
+
+
+def storage(scratch: Path) -> dict[str, Any]:
+    """The place for Ray's files, as the RunConfig of Train and Tune takes it."""
+    if isinstance(scratch, Remote):
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return {"storage_path": scratch.key, "storage_filesystem": PyFileSystem(FSSpecHandler(scratch.filesystem))}
+    scratch.mkdir(parents=True, exist_ok=True)
+    return {"storage_path": str(scratch)}
 
 
 def _on_worker(config: dict[str, Any]) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pmm_ray.files import atomic_path
+from pmm_ray.files import atomic_path, make_folder, readable, remove_tree, write_atomic
 
 OK, FAILED = "ok", "failed"
 ROWS_FILE = "rows.parquet"
@@ -32,24 +32,27 @@ def write_table(table: pa.Table, path: Path) -> None:
 class Journal:
     """The results of one stage below `folder`: `journal/part-*.parquet` as they arrive, `rows.parquet` at the end.
 
-    A part is written whole or not at all, so whatever kills the driver costs at most the rows not yet written.
+    A part is written whole or not at all, so whatever kills the driver costs at most the rows not yet written. Where
+    nothing keeps two drivers from the same stage (object storage has no locks), neither overwrites the other's parts.
     """
 
     def __init__(self, folder: Path, facts: pa.Schema):
         self._folder = folder
         self._parts = folder / JOURNAL_FOLDER
         self._schema = row_schema(facts)
+        self._writer = uuid.uuid4().hex[:8]
         self._next = 1 + max((int(part.stem.split("-")[1]) for part in self._parts.glob("part-*.parquet")), default=-1)
 
     def read(self) -> pa.Table:
         """All rows known so far, newest last; a name may come more than once."""
-        files = [self._folder / ROWS_FILE, *sorted(self._parts.glob("part-*.parquet"))]
-        tables = [table for file in files if (table := self._read(file)) is not None]
-        return pa.concat_tables(tables) if tables else self._schema.empty_table()
+        parts = [self._read(file) for file in sorted(self._parts.glob("part-*.parquet"))]
+        # Read last, though it is the oldest: another driver that drops the parts has written it by then.
+        found = [table for table in (self._read(self._folder / ROWS_FILE), *parts) if table is not None]
+        return pa.concat_tables(found) if found else self._schema.empty_table()
 
     def _read(self, file: Path) -> pa.Table | None:
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(readable(file))
         except (FileNotFoundError, pa.ArrowInvalid):
             return None
         # Columns of another version of the program say nothing about this one's.
@@ -57,7 +60,7 @@ class Journal:
 
     def append(self, tables: Sequence[pa.Table]) -> None:
         """Write one more part."""
-        write_table(pa.concat_tables(tables), self._parts / f"part-{self._next:06d}.parquet")
+        write_table(pa.concat_tables(tables), self._parts / f"part-{self._next:06d}-{self._writer}.parquet")
         self._next += 1
 
     def finish(self, names: Sequence[str]) -> pa.Table:
@@ -68,7 +71,7 @@ class Journal:
             raise RuntimeError(f"{len(missing)} rows were never reported, the first is {missing[0]!r}")
         table = known.take(pa.array([latest[name] for name in names], pa.int64())).combine_chunks()
         write_table(table, self._folder / ROWS_FILE)
-        shutil.rmtree(self._parts, ignore_errors=True)
+        remove_tree(self._parts)
         return table
 
 
@@ -80,20 +83,20 @@ class Attempts:
 
     def clear(self) -> None:
         """Forget what an earlier run left: its end was not its rows' fault."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        remove_tree(self._folder)
+        make_folder(self._folder)
 
     def count(self, names: Sequence[str]) -> int:
         """Attempts at exactly this group that never ended."""
         try:
-            return self._file(names).stat().st_size
+            return len(self._file(names).read_bytes())
         except FileNotFoundError:
             return 0
 
     def begin(self, names: Sequence[str]) -> None:
         """One more attempt."""
-        with self._file(names).open("ab") as file:
-            file.write(b"x")
+        # Written anew, as object storage cannot append: no two actors work on the same rows at once.
+        write_atomic(self._file(names), b"x" * (self.count(names) + 1))
 
     def end(self, names: Sequence[str]) -> None:
         """The attempt came back, with whatever result."""

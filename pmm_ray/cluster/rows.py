@@ -1,6 +1,6 @@
 """One row in, one row out, over Ray Data actors: nothing done twice, no row lost, no row that stops the others.
 
-The rows are small (paths and numbers); actors read and write the files, on a disk that all nodes share. Three things
+The rows are small (paths and numbers); actors read and write the files, in a place that all nodes reach. Three things
 go wrong in practice, and each ends in the table instead of ending the run. A row that raises is reported 'failed'. A
 worker that is killed is restarted and its rows come again. A row that ends its worker every time is set aside after
 some attempts. The driver may be killed too: what it had been told is in the journal.
@@ -9,6 +9,7 @@ some attempts. The driver may be killed too: what it had been told is in the jou
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def map_rows(
         make_worker: called once in each actor; must pickle (functools.partial of a class or function).
         rows: JSON-able, each with a unique `name`.
         facts: columns of the results besides name, status and error, so that the table's schema never varies.
-        folder: the stage's folder, on a disk that every node sees; it holds the journal while work goes on.
+        folder: the stage's folder, which every node must reach; it holds the journal while work goes on.
         workers: most actors; None: as many as the cluster can hold; 0: work in this process, without Ray.
         cpus: CPUs that each actor takes.
         gpus: GPUs that each actor takes.
@@ -140,6 +141,9 @@ def _blocks(dataset: Any, folder: Path) -> Iterator[pa.Table]:
     except RayError as error:
         if verdict_file(folder).exists():
             raise UserError(verdict_file(folder).read_text()) from error
+        # A worker that cannot use the storage cannot leave word there either.
+        if told := re.findall(r"^\S*StorageError: (.+)", str(error), re.MULTILINE):
+            raise UserError(f"a worker says: {told[-1]}") from error
         raise
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pmm_ray.cluster.fit import environment
+from pmm_ray.cluster.fit import environment, storage
 from pmm_ray.cluster.worker import one_line
+from pmm_ray.files import remove_tree
 
 Ending = Literal["done", "stopped", "failed"]
 
@@ -86,7 +86,7 @@ def search(
         cpus: that each takes.
         gpus: Likewise.
         asha: None: no trial is stopped early.
-        scratch: for Ray's files, for the time of the call; with several machines a folder that they share.
+        scratch: for Ray's files, for the time of the call; with several machines a place that they all reach.
     """
     from ray import tune
     from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -129,7 +129,7 @@ def search(
                 ),
                 run_config=tune.RunConfig(
                     name=uuid.uuid4().hex,
-                    storage_path=str(scratch),
+                    **storage(scratch),
                     verbose=0,
                     # a trial's work is kept by the trial itself
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
@@ -137,7 +137,7 @@ def search(
                 ),
             ).fit()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_tree(scratch)
 
 
 @dataclass(frozen=True)

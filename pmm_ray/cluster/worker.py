@@ -14,6 +14,7 @@ import pyarrow as pa
 from pmm_ray.cluster.journal import FAILED, JOURNAL_FOLDER, OK, Attempts, row_schema
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
+from pmm_ray.places import StorageError
 
 Row = dict[str, Any]
 _HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -23,7 +24,7 @@ class Worker(Protocol):
     """Lives in an actor, built there once. Gives one result for each row, in order, with the same `name`.
 
     A result has `name`, `status`, `error` and the facts that the stage's schema names (left out: null). What it says
-    is written must be on disk, whole, when it returns.
+    is written must be in its place, whole, when it returns.
     """
 
     def __call__(self, rows: list[Row]) -> list[Row]:
@@ -40,14 +41,15 @@ def failed(row: Row, error: BaseException | str) -> Row:
     """The result of a row that did not work, with the reason on one line.
 
     Raises:
-        OSError: the disk is full or read-only. That is no fault of this row and would fail every other one, too.
+        OSError, StorageError: the disk is full or read-only, object storage does not answer. That is no fault of this
+            row and would fail every other one, too.
     """
     _raise_if_hopeless(error)
     return {"name": row["name"], "status": FAILED, "error": one_line(error)}
 
 
 def _raise_if_hopeless(error: BaseException | str) -> None:
-    if isinstance(error, OSError) and error.errno in _HOPELESS:
+    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _HOPELESS):
         raise error
 
 
@@ -142,7 +144,7 @@ def _write_verdict(folder: Path, error: Exception) -> None:
     text = one_line(error)
     if isinstance(error, OSError) and error.errno in _HOPELESS:
         text = f"{error.strerror} ({error.filename or folder}); make room and run the same command again"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StorageError):
         write_atomic(verdict_file(folder), text)
 
 

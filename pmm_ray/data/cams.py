@@ -17,7 +17,8 @@ from PIL import Image
 from pmm_ray.data.npy import read_npy_dict
 from pmm_ray.data.problems import shown
 from pmm_ray.errors import UserError
-from pmm_ray.files import atomic_path
+from pmm_ray.files import atomic_path, readable
+from pmm_ray.places import Remote, place
 
 SCHEMA = pa.schema(
     [
@@ -66,10 +67,15 @@ def _row(cam: Cam) -> pa.Table:
     return pa.table([*columns, *([size] for size in (h, w, cam.height, cam.width))], schema=SCHEMA)
 
 
-def read_cam(path: Path, row: int) -> Cam:
-    """The CAM in row `row` of a file by `write_cams`; nothing else of the file is read."""
-    state = path.stat()
-    table = _cam_file(path, state.st_mtime_ns, state.st_size).read_row_group(row)
+def read_cam(path: str | Path, row: int) -> Cam:
+    """The CAM in row `row` of a file by `write_cams`. On a disk nothing else of the file is read."""
+    path = place(path)
+    if isinstance(path, Remote):
+        file = _stored_cam_file(path)
+    else:
+        state = path.stat()
+        file = _cam_file(path, state.st_mtime_ns, state.st_size)
+    table = file.read_row_group(row)
     values = table.column("cam").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     facts: dict[str, Any] = {name: table.column(name)[0].as_py() for name in SCHEMA.names if name != "cam"}
     ids = tuple(facts["class_ids"])
@@ -83,33 +89,20 @@ def _cam_file(path: Path, changed: int, size: int) -> pq.ParquetFile:
     return pq.ParquetFile(path, memory_map=True)
 
 
+@lru_cache(maxsize=32)
+def _stored_cam_file(path: Path) -> pq.ParquetFile:
+    """A file in object storage, as a whole: it is small, and a request takes longer than its bytes.
+
+    Nobody asks whether it changed: a CAM file's name says of which images it is, its folder what they were made with.
+    """
+    return pq.ParquetFile(readable(path))
+
+
 def full_size(cam: Cam) -> NDArray[np.float32]:
     """The maps (K, H, W) float32 in [0, 1] at the image's size: bilinear, pixel centres aligned, edges repeated."""
     size = (cam.width, cam.height)
     maps = [np.asarray(Image.fromarray(m).resize(size, Image.Resampling.BILINEAR)) for m in cam.cam.astype(np.float32)]
     return np.clip(np.stack(maps), 0, 1) if maps else np.zeros((0, cam.height, cam.width), np.float32)
-
-
-def cam_index(folder: Path) -> dict[str, tuple[Path, int]]:
-    """Where each image's CAM is: name -> (file, row), over all `*.parquet` files of `folder`.
-
-    Of an image that is there twice, the one in the file last by name counts.
-
-    Raises:
-        UserError: a file that `write_cams` did not write.
-    """
-    index: dict[str, tuple[Path, int]] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            with pq.ParquetFile(path) as file:
-                names = file.read(columns=["name"]).column("name").to_pylist()
-                groups = file.num_row_groups
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise UserError(f"{shown(path)}: no readable CAM file ({shown(error)}): delete it, run again") from None
-        if groups != len(names):
-            raise UserError(f"{shown(path)}: {groups} row groups for {len(names)} rows; a CAM file has one per image")
-        index.update((name, (path, row)) for row, name in enumerate(names))
-    return index
 
 
 def read_npy_cam(path: str | Path, num_classes: int) -> dict[int, NDArray[np.float32]]:

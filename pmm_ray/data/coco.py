@@ -23,7 +23,8 @@ from pmm_ray.data.names import ImageIndex, NotFoundInFolder
 from pmm_ray.data.problems import Problems, shown
 from pmm_ray.data.splits import Reader, image_folder, labels_for, lookup, make_classes
 from pmm_ray.errors import UserError
-from pmm_ray.files import atomic_path
+from pmm_ray.files import atomic_path, readable
+from pmm_ray.places import below
 
 _NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
@@ -73,13 +74,13 @@ def read_coco(
     if train_list is None:
         raise UserError("data.train_list: coco needs an annotation JSON such as annotations/instances_train2014.json")
     reader = Reader(make_classes(check_classes(classes or COCO_CLASSES, "data.classes")), hashes, Problems(), limit)
-    given = None if labels is None else root / labels
+    given = None if labels is None else below(root, labels)
     folder = image_folder(root, images, "data.images")
-    train = _split(reader, "train", root / train_list, folder, given, masks is not None, cache)
+    train = _split(reader, "train", below(root, train_list), folder, given, masks is not None, cache)
     val = None
     if val_list is not None:
         folder = image_folder(root, val_images or images, "data.val_images")
-        val = _split(reader, "val", root / val_list, folder, given, masks is not None, cache)
+        val = _split(reader, "val", below(root, val_list), folder, given, masks is not None, cache)
     return Dataset(root.name, reader.classes, train, val, reader.problems.listed())
 
 
@@ -91,7 +92,7 @@ def _split(
     table = cache / "coco" / identity[:16] / "annotations.parquet"
     if not table.exists():
         _extract(source, names, table)
-    files, labels = (pq.read_table(table, columns=[c]).column(c).to_pylist() for c in ("file", "labels"))
+    files, labels = (pq.read_table(readable(table), columns=[c]).column(c).to_pylist() for c in ("file", "labels"))
     index = ImageIndex(folder, reader.problems)
     rows: dict[str, int] = {}
     for row, file in enumerate(files):
@@ -193,7 +194,7 @@ class DrawnMasks(Mapping[str, str]):
 
 @lru_cache(maxsize=2)
 def _group(table: Path, number: int) -> list[dict[str, Any]]:
-    with pq.ParquetFile(table) as file:
+    with table.open("rb") as opened, pq.ParquetFile(opened) as file:
         return file.read_row_group(number, columns=["height", "width", "objects"]).to_pylist()
 
 

@@ -5,15 +5,20 @@ Contents are hashed once: a small file remembers each hash with the file's path,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pmm_ray.files import write_atomic
+from pmm_ray.places import Remote, is_url
+
+_Objects = Mapping[str, Mapping[str, Any] | None]
 
 _THREADS = 8
 _SETTLED = 2.0  # seconds; a file changed more recently may change again without a new time, so it is not remembered
@@ -34,8 +39,10 @@ class ContentHashes:
     def of(self, paths: Iterable[str]) -> dict[str, str | OSError]:
         """path -> hash of its bytes (64 hex digits), or the error that kept it from being read."""
         wanted = list(dict.fromkeys(paths))
+        objects = _objects(wanted)
         with ThreadPoolExecutor(_THREADS) as pool:
-            results = dict(zip(wanted, pool.map(self._one, wanted), strict=True))
+            found = pool.map(lambda path: self._object(path, objects) if path in objects else self._one(path), wanted)
+            results = dict(zip(wanted, found, strict=True))
         new = {path: entry for path, (_, entry) in results.items() if entry and entry != self._known.get(path)}
         if new:
             # Another run may have written meanwhile. What it knew and this one does not is kept; a lost race between
@@ -57,6 +64,30 @@ class ContentHashes:
             return error, None
         settled = time.time() - before.st_mtime > _SETTLED
         return value, [before.st_size, before.st_mtime_ns, value] if settled else None
+
+    def _object(self, path: str, objects: _Objects) -> tuple[str | OSError, list[Any] | None]:
+        """The same of an object in storage, which has a tag of its own for its content."""
+        entry = objects[path]
+        if entry is None:
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path), None
+        state = [entry["size"], entry.get("ETag") or entry.get("etag")]
+        known = self._known.get(path)
+        if known and known[:2] == state:
+            return known[2], known
+        try:
+            value = hashlib.sha256(Remote(path).read_bytes()).hexdigest()
+        except OSError as error:
+            return error, None
+        return value, [*state, value] if state[1] else None
+
+
+def _objects(paths: Iterable[str]) -> _Objects:
+    """What object storage says of each path that lies there, None of one that is missing; a request for each folder."""
+    remote = {path: Remote(path) for path in paths if is_url(path)}
+    folders = dict.fromkeys(where.parent for where in remote.values())
+    with ThreadPoolExecutor(_THREADS) as pool:
+        entries = {where: entry for listed in pool.map(Remote.listed, folders) for where, entry in listed.items()}
+    return {path: entries.get(where) for path, where in remote.items()}
 
 
 def _remembered(memory: Path) -> dict[str, list[Any]]:

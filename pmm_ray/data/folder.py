@@ -12,6 +12,7 @@ from pmm_ray.data.names import ImageIndex, NotFoundInFolder
 from pmm_ray.data.problems import Problems
 from pmm_ray.data.splits import Reader, image_folder, labels_for, make_classes, mask_folder, read_list
 from pmm_ray.errors import UserError
+from pmm_ray.places import below
 
 
 def read_folder(
@@ -35,18 +36,20 @@ def read_folder(
         raise UserError("data.labels: a folder of images needs a labels file (.json, .csv, .parquet)")
     problems = Problems()
     folder = image_folder(root, images, "data.images")
-    index = ImageIndex(folder, problems, skip=[root / masks] if masks else [])
-    table = read_labels(root / labels, classes=classes)
-    labels_of = labels_for(table, index, problems, root / labels)
+    index = ImageIndex(folder, problems, skip=[below(root, masks)] if masks else [])
+    given = below(root, labels)
+    table = read_labels(given, classes=classes)
+    labels_of = labels_for(table, index, problems, given)
     truth = mask_folder(root, masks, problems)
     reader = Reader(make_classes(table.names), hashes, problems, limit)
-    held_out = read_list(root / val_list, "data.val_list") if val_list else []
+    held_out = read_list(below(root, val_list), "data.val_list") if val_list else []
     if train_list:
-        source, entries = root / train_list, read_list(root / train_list, "data.train_list")
+        source = below(root, train_list)
+        entries = read_list(source, "data.train_list")
     else:
         source, entries = folder, sorted(index.names.keys() - _found(index, held_out))
     train = reader.split("train", source, entries, index, labels_of, truth)
-    val = reader.split("val", root / val_list, held_out, index, labels_of, truth) if val_list else None
+    val = reader.split("val", below(root, val_list), held_out, index, labels_of, truth) if val_list else None
     return Dataset(root.name, reader.classes, train, val, problems.listed())
 
 

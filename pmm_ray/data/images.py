@@ -14,7 +14,8 @@ from PIL import Image
 from pmm_ray.data.palette import Colour, voc_palette
 from pmm_ray.data.problems import shown
 from pmm_ray.errors import UserError
-from pmm_ray.files import atomic_path
+from pmm_ray.files import atomic_path, readable
+from pmm_ray.places import StorageError, place
 
 MAX_PIXELS = 80_000_000
 """A larger image is refused: a small file can hold one that fills the memory."""
@@ -118,11 +119,11 @@ def check_same_size(mask: NDArray[np.uint8], size: tuple[int, int], *, path: str
 def _opened(path: str | Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """An open image of acceptable size; whatever goes wrong with it inside the block is an ImageError."""
     try:
-        with Image.open(path, formats=formats) as image:
+        with Image.open(readable(place(path)), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image
-    except ImageError:
+    except (ImageError, StorageError):
         raise
     except FileNotFoundError:
         raise ImageError(f"{shown(path)}: no such file: restore it or take it off the list") from None

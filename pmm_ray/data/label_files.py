@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pmm_ray.data.npy import read_npy_dict
 from pmm_ray.data.problems import shown, some
 from pmm_ray.errors import UserError
+from pmm_ray.files import readable
 
 _IMAGE_COLUMNS = ("image", "name", "file", "filename", "file_name", "image_name", "image_id", "path", "img")
 _LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "class_id", "class_ids")
@@ -91,7 +92,7 @@ def _csv(path: Path) -> Rows:
 
 
 def _parquet(path: Path) -> Rows:
-    table = pq.read_table(path)
+    table = pq.read_table(readable(path))
     columns = [column.to_pylist() for column in table.columns]
     return _table(path, table.column_names, zip(*columns, strict=True))
 

@@ -10,6 +10,7 @@ from typing import Any
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
 from pmm_ray.errors import UserError
+from pmm_ray.places import place
 
 
 def load_dataset(
@@ -36,7 +37,7 @@ def load_dataset(
     Raises:
         UserError: the data set cannot be read at all, or nothing of it is left.
     """
-    root, cache = Path(root).expanduser().resolve(), Path(cache).absolute()
+    root, cache = place(root).expanduser().resolve(), place(cache).absolute()
     memory = cache / f"content-{fingerprint(str(root))[:12]}.json"
     common: dict[str, Any] = {
         "images": images,

@@ -17,6 +17,7 @@ import numpy as np
 
 from pmm_ray.data.problems import shown
 from pmm_ray.errors import UserError
+from pmm_ray.places import place
 
 
 def read_npy_dict(path: str | Path) -> dict[Any, Any]:
@@ -26,7 +27,7 @@ def read_npy_dict(path: str | Path) -> dict[Any, Any]:
         UserError: missing, cut off, no pickled dictionary, or with anything beyond plain data inside.
     """
     try:
-        data = Path(path).read_bytes()
+        data = place(path).read_bytes()
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be read ({error.strerror}): restore it") from None
     try:

@@ -14,6 +14,7 @@ from pmm_ray.data.names import ImageIndex, NotFoundInFolder, listing, stem
 from pmm_ray.data.palette import voc_palette
 from pmm_ray.data.problems import Problems, shown, some
 from pmm_ray.errors import UserError
+from pmm_ray.places import below
 
 LabelsOf = Callable[[str, str], tuple[int, ...]]
 """(name, relative image path) -> ids; raises NoLabels."""
@@ -122,7 +123,7 @@ def mask_folder(root: Path, folder: str | None, problems: Problems) -> Truth | N
     """The masks below `root/folder` by name, as truth that is not fingerprinted yet; None, with a note, without any."""
     if folder is None:
         return None
-    path = root / folder
+    path = below(root, folder)
     if not path.is_dir():
         why = f"{shown(path)} does not exist: no ground truth, evaluation is skipped; set data.masks"
         problems.add(folder, why, group="no ground truth")
@@ -180,7 +181,7 @@ def read_list(path: Path, key: str) -> list[str]:
 
 def image_folder(root: Path, folder: str, key: str) -> Path:
     """`root/folder`, which must exist."""
-    path = root / folder
+    path = below(root, folder)
     if not root.is_dir():
         raise UserError(f"{shown(root)}: no such folder: set data.root to the data set")
     if not path.is_dir():

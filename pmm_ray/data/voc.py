@@ -23,6 +23,8 @@ from pmm_ray.data.splits import (
     read_list,
 )
 from pmm_ray.errors import UserError
+from pmm_ray.files import readable
+from pmm_ray.places import below
 
 _NAMES = (
     "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,"
@@ -60,13 +62,15 @@ def read_voc(
     if labels is None:
         labels_of = _annotated(root, names)
     else:
-        labels_of = labels_for(read_labels(root / labels, classes=names), index, problems, root / labels)
+        given = below(root, labels)
+        labels_of = labels_for(read_labels(given, classes=names), index, problems, given)
     truth = mask_folder(root, masks, problems)
     reader = Reader(make_classes(names), hashes, problems, limit)
     splits = [
-        reader.split(title, root / path, _entries(root / path, f"data.{title}_list", images), index, labels_of, truth)
-        for title, path in (("train", train_list), ("val", val_list))
-        if path is not None
+        reader.split(title, path, _entries(path, f"data.{title}_list", images), index, labels_of, truth)
+        for title, where in (("train", train_list), ("val", val_list))
+        if where is not None
+        for path in [below(root, where)]
     ]
     return Dataset(
         name=root.name,
@@ -100,7 +104,7 @@ def _annotated(root: Path, names: tuple[str, ...]) -> LabelsOf:
     def labels(name: str, path: str) -> tuple[int, ...]:
         file = folder / f"{name}.xml"
         try:
-            tree = ElementTree.parse(file)
+            tree = ElementTree.parse(readable(file))
             objects = [(item.findtext("name") or "").strip() for item in tree.iter("object")]
             found = {class_id(name, names, f"{shown(file)} has") for name in objects}
         except FileNotFoundError:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from pmm_ray.errors import UserError
-from pmm_ray.files import atomic_path
+from pmm_ray.files import atomic_path, readable
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.segmenter import Segmenter
 from pmm_ray.nets.weights import load_backbone
+from pmm_ray.places import place
 
 _ARCHS = {"deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "unet": smp.Unet, "fpn": smp.FPN}
 _ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -52,7 +53,7 @@ def build_classifier(
         if natural != output_stride:
             raise UserError(f"net.backbone={backbone} has stride {natural}: set net.output_stride={natural}") from None
     if weights not in ("pretrained", "none"):
-        load_backbone(body, Path(weights))
+        load_backbone(body, place(weights))
     channels: Any = getattr(body, "head_hidden_size", None) or body.num_features
     return Classifier(
         body, channels=channels, num_classes=num_classes, frozen=batch_norm == "frozen", correlation=correlation
@@ -97,7 +98,7 @@ def build_segmenter(
     except Exception as error:
         raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
     if weights not in ("pretrained", "none"):
-        load_backbone(model.encoder.model, Path(weights))
+        load_backbone(model.encoder.model, place(weights))
     return Segmenter(model, num_classes=num_classes, aux=aux, frozen=batch_norm == "frozen")
 
 
@@ -115,7 +116,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The module in `path`, in eval mode on the CPU, and what else was saved: kind, net, mean, std, classes, facts."""
     if not path.is_file():
         raise UserError(f"{path}: no such model")
-    info = torch.load(path, map_location="cpu", weights_only=True)
+    info = torch.load(readable(path), map_location="cpu", weights_only=True)
     state = info.pop("state")
     build = build_classifier if info["kind"] == "classifier" else build_segmenter
     module = build(weights="none", **info["net"])

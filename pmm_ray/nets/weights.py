@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pmm_ray.errors import UserError
+from pmm_ray.files import local_file, readable
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
@@ -43,8 +44,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            with local_file(path) as file:
+                return load_file(file)
+        state = torch.load(readable(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a state dict that can be loaded safely ({_first_line(error)})") from error
     for wrapping in ("state_dict", "model", "state"):

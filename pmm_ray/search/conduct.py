@@ -17,6 +17,7 @@ from pmm_ray.cluster.worker import Row
 from pmm_ray.config import ClusterConfig, Config, MasksConfig, SweepConfig
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.errors import UserError
+from pmm_ray.files import make_folder
 from pmm_ray.method import Method
 from pmm_ray.pipeline import Runner
 from pmm_ray.progress import progress
@@ -103,7 +104,7 @@ def metric_of(how: SweepConfig, data: Dataset) -> str:
 
 def conduct(sweep: Sweep, run: Runner, parent: RunHandle) -> Record:
     """Try settings until there are as many as asked for, those of earlier runs included."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep.folder)
     record = Record(sweep.folder)
     own = sweep.space.own(sweep.config)
     run.start_ray()

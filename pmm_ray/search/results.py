@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pmm_ray import settings
-from pmm_ray.files import write_atomic
+from pmm_ray.files import readable, write_atomic
+from pmm_ray.places import place
 from pmm_ray.report.heat_map import heat_map
 from pmm_ray.report.sweep_figures import history, importance_bars, slices
 from pmm_ray.report.sweeps import Tried as Shown
@@ -132,9 +133,9 @@ def _choices(sweep: Sweep, record: Record) -> list[Choice]:
         return []
     full = np.array([one.figures["mIoU/train masks"] for one in done])
     contrast = np.array([one.figures.get("contrast", 0.0) for one in done])
-    files = [Path(one.artefact) / SCORES_FILE for one in done]
+    files = [place(one.artefact) / SCORES_FILE for one in done]
     columns = ["truth", "predicted", "pixels"]
-    tables = [pq.read_table(file, columns=columns).to_pydict() for file in files]
+    tables = [pq.read_table(readable(file), columns=columns).to_pydict() for file in files]
     counts = counts_of(tables, num_classes=len(sweep.data.classes), seed=sweep.how.seed)
     found = [Choice("ground truth of all photos", (float(full.max()),), 1.0)]
     for photos in (n for n in _FEW if n < counts.shape[1]):

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.journal import OK, ROWS_FILE
+from pmm_ray.cluster.worker import Row
 from pmm_ray.data.cams import Cam, write_cams
 from pmm_ray.data.dataset import Photos
+from pmm_ray.files import readable
 
 FOLDER = "cams"
 
@@ -59,9 +61,14 @@ class CamPlace:
 
 def cam_places(cams: Artefact, photos: Photos) -> list[CamPlace]:
     """The CAM of each photo."""
-    table = pq.read_table(cams.path / ROWS_FILE, columns=["name", "status", "error", "shard", "row"])
+    table = pq.read_table(readable(cams.path / ROWS_FILE), columns=["name", "status", "error", "shard", "row"])
     known = {row["name"]: row for row in table.to_pylist()}
     return [_place(cams.path / FOLDER, known.get(photo.name)) for photo in photos.photos]
+
+
+def by_place(row: Row) -> tuple[str, int]:
+    """Order of rows with `cam` and `row`, in which a worker reads one file of CAMs after the other."""
+    return row["cam"] or "", row["row"]
 
 
 def _place(folder: Path, row: dict[str, Any] | None) -> CamPlace:

@@ -10,12 +10,14 @@ from pathlib import Path
 from PIL import Image
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.data.cams import cam_index, full_size, read_cam
+from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photo, Photos, Truth
 from pmm_ray.data.images import image_size, read_image, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.files import atomic_path
+from pmm_ray.places import StorageError
 from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, mask_panel, overlay_sheet
+from pmm_ray.stages.cam_files import cam_places
 from pmm_ray.stages.mask_files import mask_paths
 from pmm_ray.stages.stage import Context, Facts
 
@@ -48,8 +50,9 @@ def draw_overlays(
         {"pictures": names drawn, "failed": [[name, why], ...]}.
     """
     of_mask = mask_paths(masks, folder)
-    of_cam = {} if cams is None else cam_index(cams.path / "cams")
     chosen = sample([photo for photo in photos.photos if photo.name in of_mask], count)
+    places = [] if cams is None else cam_places(cams, photos)
+    of_cam = {photo.name: place for photo, place in zip(photos.photos, places, strict=False)}
     aspect = common_aspect(sizes.values()) if (sizes := _sizes(chosen)) else None
     drawn: list[str] = []
     failed: list[list[str]] = []
@@ -58,7 +61,7 @@ def draw_overlays(
         place = of_cam.get(photo.name)
         true = None if truth is None else truth.masks.get(photo.name)
         try:
-            cam = None if place is None else read_cam(*place)
+            cam = None if place is None or place.file is None else read_cam(place.file, place.row)
             image, mask = read_image(photo.image), read_label(of_mask[photo.name])
             sheet = overlay_sheet(
                 image,
@@ -71,6 +74,8 @@ def draw_overlays(
                 caption=photo.name,
             )
             panel = mask_panel(image, mask, classes=photos.classes)
+        except StorageError:
+            raise
         except (UserError, ValueError, OSError) as error:
             failed.append([photo.name, str(error)])
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.report.curves import threshold_curve
-from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.cam_files import by_place, cam_places
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
@@ -55,6 +54,7 @@ def evaluate_cams(
         facts=_FACTS,
         context=context,
         at_least=16,
+        key=by_place,
     )
     found = [row for row in table.to_pylist() if row["status"] == OK]
     curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]
@@ -80,7 +80,7 @@ def _compare(row: Row, *, thresholds: Sequence[float], num_classes: int) -> dict
     """The confusion counts of one image: for each column of `SPARSE` a list of one list per threshold."""
     if row["missing"]:
         raise UserError(row["missing"])
-    stored, truth = read_cam(Path(row["cam"]), row["row"]), read_label(row["truth"])
+    stored, truth = read_cam(row["cam"], row["row"]), read_label(row["truth"])
     check_same_size(truth, (stored.height, stored.width), path=row["truth"])
     cam = full_size(stored)
     found = [

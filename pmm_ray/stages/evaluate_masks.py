@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from pmm_ray.cluster.worker import Row, one_by_one
 from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
+from pmm_ray.files import readable
 from pmm_ray.report.curves import class_bars
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.mask_files import mask_errors, mask_paths
@@ -77,14 +77,14 @@ def evaluate_masks(
 def _compare(row: Row, *, num_classes: int) -> dict[str, Any]:
     if row["missing"]:
         raise UserError(row["missing"])
-    mask, truth = read_label(Path(row["mask"])), read_label(row["truth"])
+    mask, truth = read_label(row["mask"]), read_label(row["truth"])
     check_same_size(truth, mask.shape, path=row["truth"])
     return cells(mask, truth, num_classes=num_classes)
 
 
 def _joined(scored: pa.Table, masks: Artefact) -> pa.Table:
     """The masks' facts beside the confusion counts, in the order of `scored`."""
-    facts = pq.read_table(masks.path / ROWS_FILE)
+    facts = pq.read_table(readable(masks.path / ROWS_FILE))
     place = {name: row for row, name in enumerate(facts["name"].to_pylist())}
     table = facts.take(pa.array([place[name] for name in scored["name"].to_pylist()], pa.int64()))
     for name, _ in SPARSE:

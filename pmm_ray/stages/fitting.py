@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,16 @@ from pmm_ray.checkpoints import Record
 from pmm_ray.cluster.fit import fit, room
 from pmm_ray.config import NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
+from pmm_ray.errors import UserError
+from pmm_ray.files import readable
 from pmm_ray.nets.build import save_model
 from pmm_ray.nets.inputs import Colour, normalisation
+from pmm_ray.places import Remote, place
 from pmm_ray.progress import progress
 from pmm_ray.stages.stage import MODEL, Context, Facts, snapshot
 from pmm_ray.training import Plan
+
+_ASK_DISK, _ASK_STORE = 0.5, 5.0  # seconds between looks at the history; asking object storage is not free
 
 
 def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: TrainConfig, context: Context) -> Facts:
@@ -33,19 +39,19 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
     if not model.is_file():
         with _shown(context.title, context.out, context.until or train.epochs):
             plan = _plan(train, seed=context.seed, amp=context.cluster.amp, until=context.until)
-            place = room(context.cluster)
+            share = room(context.cluster)
             fit(
                 work,
                 {**settings, "out": context.out.absolute(), "plan": plan, "log": context.log},
-                workers=place.workers,
-                use_gpu=place.gpu,
-                cpus_per_worker=place.cpus,
+                workers=share.workers,
+                use_gpu=share.gpu,
+                cpus_per_worker=share.cpus,
                 max_failures=context.cluster.max_failures,
                 scratch=context.out / "ray",
             )
     if not context.until:
         checkpoints.discard(context.out)
-    return torch.load(model, map_location="cpu", weights_only=True)["facts"]
+    return torch.load(readable(model), map_location="cpu", weights_only=True)["facts"]
 
 
 def network(net: NetConfig) -> dict[str, Any]:
@@ -59,10 +65,10 @@ def network(net: NetConfig) -> dict[str, Any]:
 
 
 def located(net: NetConfig) -> NetConfig:
-    """The same with an absolute path of a weights file: workers run in folders of their own."""
+    """The same with an absolute place of a weights file: workers run in folders of their own."""
     if net.weights in ("pretrained", "none"):
         return net
-    return net.model_copy(update={"weights": str(Path(net.weights).resolve())})
+    return net.model_copy(update={"weights": str(place(net.weights).resolve())})
 
 
 def inputs(net: NetConfig) -> tuple[Colour, Colour]:
@@ -136,13 +142,16 @@ def _plan(train: TrainConfig, *, seed: int, amp: bool, until: int | None = None)
 def _shown(title: str, out: Path, epochs: int) -> Iterator[None]:
     """Show the epochs as rank 0 writes them to `metrics.jsonl`, wherever it runs."""
     ended = threading.Event()
+    pause = _ASK_STORE if isinstance(out, Remote) else _ASK_DISK
 
     def watch() -> None:
         shown = 0
         with progress(title, epochs) as bar:
             while True:
-                last = ended.wait(0.5)
-                history = list(checkpoints.read_history(out))
+                last, history = ended.wait(pause), []
+                # What is wrong with the storage, the training itself tells.
+                with contextlib.suppress(UserError, FileNotFoundError):
+                    history = list(checkpoints.read_history(out))
                 if len(history) > shown:
                     bar.advance(len(history) - shown, note=f"loss {history[-1]['loss']:.4f}")
                     shown = len(history)

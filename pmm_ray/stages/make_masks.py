@@ -19,7 +19,7 @@ from pmm_ray.data.images import read_image, write_label
 from pmm_ray.errors import UserError
 from pmm_ray.masks.cvs import coefficient_of_variation
 from pmm_ray.masks.makers import MaskSetting, pseudo_masks
-from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.cam_files import by_place, cam_places
 from pmm_ray.stages.crf import most_labels, params_of, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
@@ -50,6 +50,7 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
         facts=MASK_FACTS,
         context=context,
         at_least=_BATCH,
+        key=by_place,
     )
     return {"images": len(rows) - len(failed), "failed": failed, "area": area_shares(table, photos)}
 
@@ -59,7 +60,7 @@ def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[
     start = time.monotonic()
     if row["missing"]:
         raise UserError(row["missing"])
-    image, stored = read_image(row["image"]), read_cam(Path(row["cam"]), row["row"])
+    image, stored = read_image(row["image"]), read_cam(row["cam"], row["row"])
     if image.shape[:2] != (stored.height, stored.width):
         raise UserError(
             f"{row['image']}: the image is {image.shape[1]} x {image.shape[0]} pixels, its CAM was made for "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.journal import OK, ROWS_FILE
 from pmm_ray.data.dataset import IGNORE, Photos
+from pmm_ray.files import readable
 
 MASKS, RAW = "masks", "raw"
 
@@ -54,14 +55,14 @@ def mask_facts(mask: NDArray[np.uint8], classes: Sequence[int] | None = None) ->
 
 def mask_paths(artefact: Artefact, folder: str = MASKS) -> dict[str, Path]:
     """Image name -> mask file, of the images whose mask was made. `folder` is 'masks', or 'raw' for before the CRF."""
-    table = pq.read_table(artefact.path / ROWS_FILE, columns=["name", "status"])
+    table = pq.read_table(readable(artefact.path / ROWS_FILE), columns=["name", "status"])
     names = (row["name"] for row in table.to_pylist() if row["status"] == OK)
     return {name: mask_file(artefact.path, folder, name) for name in names}
 
 
 def mask_errors(artefact: Artefact) -> dict[str, str]:
     """Image name -> why it has no mask, of the images whose mask could not be made."""
-    table = pq.read_table(artefact.path / ROWS_FILE, columns=["name", "status", "error"])
+    table = pq.read_table(readable(artefact.path / ROWS_FILE), columns=["name", "status", "error"])
     return {row["name"]: row["error"] for row in table.to_pylist() if row["status"] != OK}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,7 @@ def _score(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> li
     """All settings on one image."""
     if row["missing"]:
         raise UserError(row["missing"])
-    image, stored = read_image(row["image"]), read_cam(Path(row["cam"]), row["row"])
+    image, stored = read_image(row["image"]), read_cam(row["cam"], row["row"])
     if image.shape[:2] != (stored.height, stored.width):
         raise UserError(f"{row['image']}: the image is of another size than its CAM was made for; make the CAMs again")
     truth = None if row["truth"] is None else read_label(row["truth"])

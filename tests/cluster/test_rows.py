@@ -18,8 +18,9 @@ import pytest
 
 from pmm_ray.cluster.journal import Attempts, row_schema
 from pmm_ray.cluster.rows import failures, map_rows
-from pmm_ray.cluster.worker import RowActor, failed, one_by_one, succeeded
+from pmm_ray.cluster.worker import RowActor, failed, one_by_one, succeeded, verdict_file
 from pmm_ray.errors import UserError
+from pmm_ray.places import StorageError
 
 FACTS = pa.schema([("square", pa.int64()), ("divisors", pa.list_(pa.int32()))])
 
@@ -117,10 +118,10 @@ def test_a_batch_that_was_begun_but_never_ended_is_tried_row_by_row(tmp_path):
     assert seen == [[0], [1], [0, 1, 2]]
 
 
-def test_a_row_with_enough_attempts_is_set_aside_untried(tmp_path):
-    act = actor(squares(tmp_path / "log"), tmp_path, attempts=2)
+def test_a_row_with_enough_attempts_is_set_aside_untried(tmp_path, anywhere):
+    act = actor(squares(tmp_path / "log"), anywhere, attempts=2)
     for names in (["image0", "image1"], ["image1"], ["image1"]):
-        Attempts(tmp_path).begin(names)
+        Attempts(anywhere).begin(names)
     table = act(batch(rows_of(2)))
     assert table["status"].to_pylist() == ["ok", "failed"]
     assert "ended its worker 2 times" in table["error"].to_pylist()[1]
@@ -136,6 +137,15 @@ def test_a_full_disk_is_no_rows_fault(tmp_path):
     with pytest.raises(OSError, match="No space"):
         failed({"name": "a"}, OSError(errno.ENOSPC, "No space left on device"))
     assert failed({"name": "a"}, OSError(errno.ENOENT, "No such file"))["status"] == "failed"
+
+
+def test_a_silent_store_is_no_rows_fault_and_the_driver_hears_why(anywhere):
+    def read(row):
+        raise StorageError("s3://bucket: no answer")
+
+    with pytest.raises(StorageError, match="no answer"):
+        actor(partial(one_by_one, read), anywhere)(batch(rows_of(3)))
+    assert verdict_file(anywhere).read_text() == "s3://bucket: no answer"
 
 
 def test_odd_names_in_an_error_stay_writable():
@@ -302,3 +312,11 @@ def test_a_driver_killed_in_the_middle_goes_on_where_it_stopped(tmp_path, cluste
     assert written == {f"image{k}.txt": str(k * k) for k in range(count)}
     assert sorted(done(tmp_path / "log")[before:]) == sorted({f"image{k}" for k in range(count)} - set(reported))
     assert list(tmp_path.glob(".*.tmp")) == []
+
+
+@pytest.mark.ray
+def test_workers_without_credentials_say_so_in_one_line(cluster, bucket, tmp_path):
+    # Only this process has them: the cluster's were started before.
+    with pytest.raises(UserError, match=r"a worker says: s3://.*Unable to locate credentials.*AWS_ACCESS_KEY_ID") as e:
+        run(squares(tmp_path / "log"), rows_of(4), bucket / "out")
+    assert "\n" not in str(e.value)

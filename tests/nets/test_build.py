@@ -7,8 +7,10 @@ import timm
 import torch
 
 from pmm_ray.errors import UserError
+from pmm_ray.files import write_atomic
 from pmm_ray.nets.build import build_classifier, build_segmenter, load_model, save_model
 from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
+from pmm_ray.places import Remote
 
 TINY = {"backbone": "test_resnet.r160_in1k", "options": {}, "output_stride": 32}
 MOBILE = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 16}
@@ -63,20 +65,21 @@ def test_segmenters_answer_at_input_size_whatever_the_size(arch, stride):
     assert set(net.eval()(torch.randn(1, 3, 32, 32))) == {"main"}
 
 
-def test_a_model_read_back_says_the_same_and_needs_no_weights_file(tmp_path: Path):
+def test_a_model_read_back_says_the_same_and_needs_no_weights_file(anywhere: Path):
     net = build_segmenter(arch="unet", **MOBILE, weights="none", num_classes=3, aux=True)
     shape = {**MOBILE, "arch": "unet", "num_classes": 3, "aux": True}
-    save_model(tmp_path / "model.pt", kind="segmenter", module=net, net=shape, info={"classes": ["a", "b", "c"]})
-    back, info = load_model(tmp_path / "model.pt")
+    save_model(anywhere / "model.pt", kind="segmenter", module=net, net=shape, info={"classes": ["a", "b", "c"]})
+    back, info = load_model(anywhere / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert not back.training and info["classes"] == ["a", "b", "c"]
     assert torch.equal(back(images)["main"], net.eval()(images)["main"])
 
 
-def test_local_weights_load_into_classifier_and_encoder_alike(tmp_path: Path):
+def test_weights_of_a_file_load_into_classifier_and_encoder_alike(tmp_path: Path, bucket: Remote):
     source = timm.create_model("mobilenetv2_050", num_classes=7)
     torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "w.pth")
-    classifier = build_classifier(**MOBILE, weights=str(tmp_path / "w.pth"), num_classes=3)
+    write_atomic(bucket / "w.pth", (tmp_path / "w.pth").read_bytes())
+    classifier = build_classifier(**MOBILE, weights=f"{bucket}/w.pth", num_classes=3)
     segmenter = build_segmenter(arch="fpn", **{**MOBILE, "output_stride": 32}, weights=str(tmp_path / "w.pth"),
                                 num_classes=3, aux=False)  # fmt: skip
     assert torch.equal(classifier.backbone.conv_stem.weight, source.conv_stem.weight)

@@ -49,6 +49,8 @@ def made(tmp_path: Path) -> tuple[Photos, Artefact, Artefact, Truth]:
     cut.write_bytes(cut.read_bytes()[:60])
     cams, masks = Artefact("infer_cams", "c", tmp_path / "cam"), Artefact("make_masks", "m", tmp_path / "mask")
     write_cams(cams.path / "cams" / "0.parquet", [Cam("a", (1,), np.ones((1, 6, 8), np.float16), 24, 32)])
+    row = {"name": ["a"], "status": ["ok"], "error": [None], "shard": ["0.parquet"], "row": [0]}
+    pq.write_table(pa.table(row), cams.path / "rows.parquet")
     for number, name in enumerate(NAMES):
         if name != "no mask":
             write_label(masks.path / "masks" / f"{name}.png", np.ones((24, 32 + number), np.uint8), CLASSES.palette)
