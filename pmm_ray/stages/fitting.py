@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,10 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
     if not model.is_file():
         with _shown(context.title, context.out, train.epochs):
             plan = _plan(train, seed=context.seed, amp=context.cluster.amp)
-            place = room(context.cluster)
             fit(
                 work,
                 {**settings, "out": context.out.absolute(), "plan": plan, "log": context.log},
-                workers=place.workers,
-                use_gpu=place.gpu,
-                cpus_per_worker=place.cpus,
+                find_room=partial(room, context.cluster),
                 max_failures=context.cluster.max_failures,
                 scratch=context.out / "ray",
             )
