@@ -330,5 +330,5 @@ class Config(Section):
     cycles: CyclesConfig = CyclesConfig()
     eval: EvalConfig = EvalConfig()
     ablation: AblationConfig = AblationConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=NEUTRAL)
     tracking: TrackingConfig = TrackingConfig()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pmm_ray.cluster.session import cpus_each, lost_nodes, places, use_gpu
 from pmm_ray.config import ClusterConfig
@@ -129,33 +129,39 @@ def _reason(error: Exception) -> str:
 
 
 def _attempt(work: Callable[..., Any], settings: Mapping[str, Any], place: Room, scratch: Path) -> Any:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
-    class Trainer(TorchTrainer):
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Leave Ctrl-C to the program: Ray's handler would stay, and end even a later stage without a word."""
-
-    resources = {"CPU": place.cpus - _LEFT_FREE} | ({"GPU": 1} if place.gpu else {})
+    resources = {"CPU": place.cpus - _LEFT_FREE} | ({"GPU": 1.0} if place.gpu else {})
+    # Ray itself tries nothing again: it would ask for the same workers even where a node is gone.
+    once = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
     scratch.mkdir(parents=True, exist_ok=True)
     with _environment(_ENVIRONMENT):
-        trainer = Trainer(
+        trainer = _trainer()(
             _on_worker,
             train_loop_config={"work": work, "settings": dict(settings), "threads": place.cpus},
             torch_config=TorchConfig(backend="nccl" if place.gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=place.workers, use_gpu=place.gpu, resources_per_worker=resources),
             # Ray takes a run of the same name for one to go on with, and a finished one for done: never reuse a name.
-            run_config=RunConfig(name=uuid.uuid4().hex, storage_path=str(scratch), failure_config=_once()),
+            run_config=RunConfig(name=uuid.uuid4().hex, storage_path=str(scratch), failure_config=once),
         )
-        # Typed as the older Result, which has no return_value yet.
-        return cast(Any, trainer.fit()).return_value
+        return trainer.fit().return_value
 
 
-def _once() -> Any:
-    """Nothing is tried again by Ray itself, which would ask for the same workers even where a node is gone."""
-    from ray.train.v2.api.config import FailureConfig
+def _trainer() -> Any:
+    """Ray's trainer without two habits of its own. A class made here, since Ray is imported late."""
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-    return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave Ctrl-C to the program: Ray's handler would stay, and end even a later stage without a word."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            """Without the process that hands out shards of Ray Data, for which every start would wait."""
+            return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+    return Trainer
 
 
 def _on_worker(config: dict[str, Any]) -> Any:
