@@ -41,7 +41,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(what: str, reached: Callable[[], object], *, seconds: float = 120, every: float = 0.1) -> None:
+def wait_for(what: str, reached: Callable[[], object], *, seconds: float = 300, every: float = 0.1) -> None:
     """Wait until `reached` gives something true; it may raise OSError while a server is not up."""
     deadline = time.monotonic() + seconds
     while True:
@@ -134,7 +134,7 @@ class RayCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=280,
+            timeout=800,
         )
 
     def close(self) -> None:

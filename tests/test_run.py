@@ -17,7 +17,7 @@ from tiny_run import masks, tiny
 
 from pmm_ray.run import main
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -33,7 +33,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 def finish(words: list[str], **environment: str) -> str:
     process = start(words, **environment)
-    output, _ = process.communicate(timeout=280)
+    output, _ = process.communicate(timeout=800)
     assert process.returncode == 0, output
     return output
 
@@ -41,7 +41,7 @@ def finish(words: list[str], **environment: str) -> str:
 def stop_when(words: list[str], reached: Callable[[], bool], number: int, **environment: str) -> tuple[int, str]:
     """Start a run and send it a signal as soon as `reached`; its exit code and what it printed."""
     process = start(words, **environment)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not reached():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the point was never reached"
