@@ -17,7 +17,7 @@ from pmm_ray.checkpoints import Record
 from pmm_ray.cluster.fit import fit, room
 from pmm_ray.config import NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
-from pmm_ray.nets.build import save_model
+from pmm_ray.nets.build import check_name, save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.progress import progress
 from pmm_ray.stages.stage import Context, Facts
@@ -57,7 +57,12 @@ def network(net: NetConfig) -> dict[str, Any]:
 
 
 def located(net: NetConfig) -> NetConfig:
-    """The same with an absolute path of a weights file: workers run in folders of their own."""
+    """The same with an absolute path of a weights file: workers run in folders of their own.
+
+    Raises:
+        UserError: there is no such backbone, told here before workers are started.
+    """
+    check_name(net.backbone)
     if net.weights in ("pretrained", "none"):
         return net
     return net.model_copy(update={"weights": str(Path(net.weights).resolve())})
