@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -302,6 +302,12 @@ class ClusterConfig(Section):
     attempts: int = Field(3, ge=1, description="an image that ends its worker so often is set aside and listed")
     max_failures: int = Field(2, ge=0, description="restarts of a training whose worker failed")
     verbose: bool = Field(False, description="show Ray's own messages")
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """YAML reads a plain yes or no as true or false."""
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
 class TrackingConfig(Section):

@@ -137,6 +137,12 @@ class RayCluster:
             timeout=800,
         )
 
+    def runs(self, job: str) -> bool:
+        """True; an AssertionError with the job's last lines if it has ended."""
+        state = self._get(f"/api/jobs/{job}")
+        assert state["status"] in ("PENDING", "RUNNING"), state["message"]
+        return True
+
     def close(self) -> None:
         """End all of it."""
         for server in [*self.nodes, self._head]:

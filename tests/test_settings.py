@@ -125,5 +125,10 @@ def test_the_file_of_gpus_asks_for_them_and_for_mixed_precision():
     assert cluster == ClusterConfig(gpu="yes", amp=True)
 
 
+@pytest.mark.parametrize("word", ["yes", "no", "auto"])
+def test_plain_yes_and_no_are_words_where_words_are_asked_for(word):
+    assert settings.load([], [f"cluster.gpu={word}"]).cluster.gpu == word
+
+
 def test_where_a_run_works_is_no_part_of_what_it_is():
     assert settings.load([], ["cluster.train_workers=3"]).identity() == Config().identity()
