@@ -102,7 +102,7 @@ class RayCluster:
         self.nodes: list[Server] = []
         self._head = self._start(
             *("--head", f"--port={port}", "--num-cpus=0", f"--ray-client-server-port={client}"),
-            *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={self._folder / 'r'}"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
             f"--system-config={json.dumps(_QUICK)}",
         )
         wait_for("the head", lambda: self._get("/api/version"))
@@ -150,7 +150,10 @@ class RayCluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, *options: str) -> Server:
+        # Nodes that start at once in one folder take each other's sockets, and on one machine the agent's port.
+        folder, (agent,) = tempfile.mkdtemp(prefix="n", dir=self._folder), free_ports(1)
         always = ["--block", "--disable-usage-stats", "--object-store-memory=100000000"]
+        always += [f"--temp-dir={folder}", f"--dashboard-agent-listen-port={agent}"]
         return Server([str(_BIN / "ray"), "start", *always, *options], self._folder / "log")
 
     def _living(self) -> int:
