@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -351,6 +351,12 @@ class ClusterConfig(Section):
     max_failures: int = Field(2, ge=0, description="restarts of a training whose worker failed")
     verbose: bool = Field(False, description="show Ray's own messages")
 
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """YAML reads a plain yes or no as true or false."""
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
 
 class TrackingConfig(Section):
     """MLflow."""
@@ -383,5 +389,5 @@ class Config(Section):
     cycles: CyclesConfig = CyclesConfig()
     eval: EvalConfig = EvalConfig()
     ablation: AblationConfig = AblationConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=NEUTRAL)
     tracking: TrackingConfig = TrackingConfig()

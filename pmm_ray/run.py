@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
@@ -55,14 +56,12 @@ def _run(config: Config) -> None:
     how = config.tracking
     tracker = open_tracker(enabled=how.enabled, uri=how.uri, experiment=how.experiment, store=open_store(config).root)
     tags = {"recipe": config.recipe, "seed": config.seed, "data": data.name}
-    with tracker.run(
-        config.name, tags=tags, params=config.model_dump(), resume_key=digest(config.identity())
-    ) as handle:
+    key = digest(config.identity())
+    # Leaving Ray comes last: a job that is stopped has three seconds, and its end belongs in MLflow.
+    with ExitStack() as last, tracker.run(config.name, tags=tags, params=config.model_dump(), resume_key=key) as handle:
         run = Runner(config, open_store(config), handle)
-        try:
-            scores = RECIPES[config.recipe](run, config, data)
-        finally:
-            run.close()
+        last.callback(run.close)
+        scores = RECIPES[config.recipe](run, config, data)
         _report(config, data, scores, handle)
     tell_problems(data, run)
 

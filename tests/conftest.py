@@ -27,6 +27,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def finished(ray_session, tmp_path_factory) -> tuple[Path, str]:
+    """One uninterrupted tiny run that others are compared with, on two training workers: its folder and its output."""
+    from tiny_run import run_here, tiny
+
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_here(tiny(folder))
+
+
+@pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray of two CPUs for all tests that need one, in a short temporary folder of its own."""
     import ray

@@ -22,8 +22,9 @@ FLOORS = (
     ("stages",),
     ("pipeline",),
     ("method",),
-    ("recipes",),
-    ("run",),
+    ("recipes", "search"),
+    ("command",),
+    ("run", "sweep"),
 )
 
 

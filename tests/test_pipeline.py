@@ -26,7 +26,7 @@ def calls(monkeypatch):
         return {"miou": 0.5, "failed": [["a.jpg", "truncated; replace it"]]}
 
     monkeypatch.setitem(sys.modules, "pmm_ray.stages.fake", SimpleNamespace(fake=fake))
-    monkeypatch.setattr(Runner, "_start_ray", lambda self: None)
+    monkeypatch.setattr(Runner, "start_ray", lambda self: None)
     return seen
 
 
@@ -134,7 +134,7 @@ def _make_slowly(root, log):
         return {}
 
     sys.modules["pmm_ray.stages.slow"] = SimpleNamespace(slow=slow)
-    Runner._start_ray = lambda self: None
+    Runner.start_ray = lambda self: None
     Runner(Config(), Store(root), RunHandle())("slow", title="x", photos=photos())
 
 

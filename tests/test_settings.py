@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pmm_ray import settings
-from pmm_ray.config import Config, Section
+from pmm_ray.config import ClusterConfig, Config, Section
 from pmm_ray.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def write(path, text):
@@ -108,3 +112,23 @@ def test_help_imports_no_heavy_library():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "masks.alpha" in done.stdout
+
+
+def test_the_file_of_a_local_machine_names_every_key_of_a_cluster_with_its_default():
+    path = ROOT / "conf/cluster/local.yaml"
+    assert list(yaml.safe_load(path.read_text())["cluster"]) == list(ClusterConfig.model_fields)
+    assert settings.load([str(path)], []) == Config()
+
+
+def test_the_file_of_gpus_asks_for_them_and_for_mixed_precision():
+    cluster = settings.load([str(ROOT / "conf/cluster/gpu.yaml")], []).cluster
+    assert cluster == ClusterConfig(gpu="yes", amp=True)
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "auto"])
+def test_plain_yes_and_no_are_words_where_words_are_asked_for(word):
+    assert settings.load([], [f"cluster.gpu={word}"]).cluster.gpu == word
+
+
+def test_where_a_run_works_is_no_part_of_what_it_is():
+    assert settings.load([], ["cluster.train_workers=3"]).identity() == Config().identity()

@@ -9,15 +9,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from pmm_ray.cluster.session import own_gpu, use_gpu
+from pmm_ray.cluster.session import cpus_each, lost_nodes, own_gpu, places, use_gpu
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import UserError
 from pmm_ray.files import remove_tree
 from pmm_ray.places import Remote
 
-_POLL_SECONDS = "0.2"
+_logger = logging.getLogger(__name__)
+
+_ENVIRONMENT = {
+    # How often the workers are asked for news.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # How long workers may wait for their places before the nodes are looked at again.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    # A process more for each training, of use to work that asks for it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 _LEFT_FREE = 0.1
 """CPUs of each worker's share that are not claimed, so that Ray's own tasks always find room."""
 
@@ -34,94 +43,132 @@ class Room:
 def room(cluster: ClusterConfig) -> Room:
     """Divide the running cluster among `cluster.train_workers`. Needs a Ray session unless that is 0.
 
+    A cluster that has lost a node goes on with as many workers as it still holds: their number changes no result.
+
     Raises:
         UserError: there are fewer CPUs or GPUs than workers, which would wait for ever.
     """
-    import ray
-
-    workers = cluster.train_workers
-    if workers == 0:
+    if cluster.train_workers == 0:
         return Room(workers=0, cpus=0, gpu=own_gpu(cluster.gpu))
     gpu = use_gpu(cluster.gpu)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    def fitting(cpus: int) -> float:
-        return sum(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) if gpu else workers) for node in nodes)
-
-    most = int(max((node.get("CPU", 0) for node in nodes), default=0))
-    cpus = next((cpus for cpus in range(most, 0, -1) if fitting(cpus) >= workers), 0)
-    if not cpus:
-        kind = "a GPU and a CPU" if gpu else "a CPU"
-        raise UserError(
-            f"cluster.train_workers={workers}, but Ray has {kind} for {fitting(1):.0f} only: lower it"
-            + (", or set cluster.gpu=no" if gpu else "")
-        )
-    return Room(workers=workers, cpus=cpus, gpu=gpu)
+    workers, most = cluster.train_workers, places(cpus=1, gpus=gpu)
+    if most < workers:
+        if not (most and lost_nodes()):
+            kind = "a GPU and a CPU" if gpu else "a CPU"
+            raise UserError(
+                f"cluster.train_workers={workers}, but Ray has {kind} for {most} only: lower it"
+                + (", or set cluster.gpu=no" if gpu else "")
+            )
+        _logger.warning("nodes were lost; training goes on with %d of %d workers", most, workers)
+        workers = most
+    return Room(workers=workers, cpus=cpus_each(workers, gpus=gpu), gpu=gpu)
 
 
 def fit(
     work: Callable[..., Any],
     settings: Mapping[str, Any],
     *,
-    workers: int,
-    use_gpu: bool,
-    cpus_per_worker: int,
+    find_room: Callable[[], Room],
     max_failures: int,
     scratch: Path,
 ) -> Any:
     """Run `work(team, **settings)` on every worker and return what rank 0 returns, which must pickle.
 
-    With 0 workers it runs in this process, on its threads, and an error is the caller's. A worker that dies, or fails
-    with anything but a UserError, ends the attempt for all; there are `max_failures` further attempts, and `work` is
-    expected to go on from its own checkpoints. `scratch` holds Ray's files for the time of the call; with several
-    machines it must be a place they all reach.
+    A worker that dies, or fails with anything but a UserError, ends the attempt for all; there are `max_failures`
+    further attempts, and `work` is expected to go on from its own checkpoints. While others hold the CPUs it waits.
+    With 0 workers it runs in this process, on its threads, and an error is the caller's.
+
+    Args:
+        work: must pickle.
+        settings: its arguments.
+        find_room: called before each attempt, since a node may have been lost: number and size of the workers.
+        max_failures: how many attempts may fail before the last one.
+        scratch: holds Ray's files for the time of the call; with several machines a place they all reach.
 
     Raises:
-        UserError: as raised by a worker, or what the last failure was, in one line.
+        UserError: as raised by a worker or `find_room`, or what the last failure was, in one line.
     """
-    if workers == 0:
-        from pmm_ray.teams import LocalTeam
-
-        return work(LocalTeam("cuda" if use_gpu else "cpu"), **settings)
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    for left in range(max_failures, -1, -1):
+    failures, told = 0, False
+    while True:
+        place = find_room()
+        if place.workers == 0:
+            from pmm_ray.teams import LocalTeam
+
+            return work(LocalTeam("cuda" if place.gpu else "cpu"), **settings)
         try:
-            return _attempt(work, settings, workers, use_gpu, cpus_per_worker, scratch.absolute())
+            return _attempt(work, settings, place, scratch.absolute())
         except TrainingFailedError as error:
-            failures = list(getattr(error, "worker_failures", {}).values())
-            users = [cause for failure in failures for cause in _causes(failure) if isinstance(cause, UserError)]
-            if users:
-                raise UserError(str(users[0]).strip().splitlines()[-1]) from None
-            why = _line(failures[0] if failures else error)
-            if not left:
-                raise UserError(f"training failed {max_failures + 1} times, the last time by: {why}") from error
-            logging.getLogger(__name__).warning("a training worker failed (%s); %d more attempts", why, left)
+            if _found_no_room(error):
+                if not told:
+                    _logger.warning(
+                        "no room yet for %d training workers of %d CPUs; waiting", place.workers, place.cpus
+                    )
+                told = True
+                continue
+            why = _reason(error)
+            failures += 1
+            if failures > max_failures:
+                raise UserError(f"training failed {failures} times, the last time by: {why}") from error
+            _logger.warning("a training worker failed (%s); %d more attempts", why, max_failures + 1 - failures)
         finally:
             remove_tree(scratch)
-    raise AssertionError("unreachable")
 
 
-def _attempt(
-    work: Callable[..., Any], settings: Mapping[str, Any], workers: int, gpu: bool, cpus: int, scratch: Path
-) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+def _found_no_room(error: Exception) -> bool:
+    """Whether the workers were never placed: others have the CPUs, or a node is lost and Ray does not know it yet."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-    resources = {"CPU": cpus - _LEFT_FREE, "GPU": 1} if gpu else {"CPU": cpus - _LEFT_FREE}
-    with environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=_POLL_SECONDS):
-        trainer = TorchTrainer(
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _reason(error: Exception) -> str:
+    """Why an attempt failed, in one line.
+
+    Raises:
+        UserError: as a worker raised it.
+    """
+    failures = list(getattr(error, "worker_failures", {}).values())
+    users = [cause for failure in failures for cause in _causes(failure) if isinstance(cause, UserError)]
+    if users:
+        raise UserError(str(users[0]).strip().splitlines()[-1]) from None
+    return _line(failures[0] if failures else error)
+
+
+def _attempt(work: Callable[..., Any], settings: Mapping[str, Any], place: Room, scratch: Path) -> Any:
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+
+    resources = {"CPU": place.cpus - _LEFT_FREE} | ({"GPU": 1.0} if place.gpu else {})
+    # Ray itself tries nothing again: it would ask for the same workers even where a node is gone.
+    once = FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+    with environment(_ENVIRONMENT):
+        trainer = _trainer()(
             _on_worker,
-            train_loop_config={"work": work, "settings": dict(settings), "threads": cpus},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+            train_loop_config={"work": work, "settings": dict(settings), "threads": place.cpus},
+            torch_config=TorchConfig(backend="nccl" if place.gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=place.workers, use_gpu=place.gpu, resources_per_worker=resources),
             # Ray takes a run of the same name for one to go on with, and a finished one for done: never reuse a name.
-            run_config=RunConfig(
-                name=uuid.uuid4().hex, **storage(scratch), failure_config=FailureConfig(max_failures=0)
-            ),
+            run_config=RunConfig(name=uuid.uuid4().hex, **storage(scratch), failure_config=once),
         )
-        # Typed as the older Result, which has no return_value yet.
-        return cast(Any, trainer.fit()).return_value
+        return trainer.fit().return_value
+
+
+def _trainer() -> Any:
+    """Ray's trainer without two habits of its own. A class made here, since Ray is imported late."""
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave Ctrl-C to the program: Ray's handler would stay, and end even a later stage without a word."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            """Without the process that hands out shards of Ray Data, for which every start would wait."""
+            return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+    return Trainer
 
 
 def storage(scratch: Path) -> dict[str, Any]:
@@ -162,7 +209,7 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def environment(**values: str) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Environment variables for the time of the block; what the user has set stays."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)

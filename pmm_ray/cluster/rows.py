@@ -2,8 +2,8 @@
 
 The rows are small (paths and numbers); actors read and write the files, in a place that all nodes reach. Three things
 go wrong in practice, and each ends in the table instead of ending the run. A row that raises is reported 'failed'. A
-worker that is killed is restarted and its rows come again. A row that ends its worker every time is set aside after
-some attempts. The driver may be killed too: what it had been told is in the journal.
+worker that is killed, alone or with its node, is restarted and its rows come again. A row that ends its worker every
+time is set aside after some attempts. The driver may be killed too: what it had been told is in the journal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pmm_ray.cluster.journal import FAILED, OK, Attempts, Journal
-from pmm_ray.cluster.session import data_context, resources
+from pmm_ray.cluster.session import data_context, nodes, places
 from pmm_ray.cluster.worker import Row, RowActor, Worker, verdict_file
 from pmm_ray.errors import UserError
 from pmm_ray.progress import Progress, progress
@@ -89,14 +89,14 @@ def _not_done(journal: Journal, rows: Sequence[Row]) -> list[Row]:
 
 
 def _actors(workers: int | None, cpus: float, gpus: float, batches: int) -> int:
-    have = resources()
-    room = min(have.cpus / cpus if cpus else float("inf"), have.gpus / gpus if gpus else float("inf"))
-    if room < 1 - 1e-6:
+    room = places(cpus=cpus, gpus=gpus)
+    if not room:
+        have = ", ".join(f"{node.cpus:g} and {node.gpus:g}" for node in nodes())
         raise UserError(
-            f"one worker needs {cpus:g} CPUs and {gpus:g} GPUs but Ray has {have.cpus:g} and {have.gpus:g}; "
-            "lower cluster.gpu or the worker's share, or join a larger cluster"
+            f"one worker needs {cpus:g} CPUs and {gpus:g} GPUs but Ray's nodes have {have}; "
+            "set cluster.gpu=no, lower the worker's share, or join a larger cluster"
         )
-    return max(1, min(int(room + 1e-6), batches, workers or batches))
+    return max(1, min(room, batches, workers or batches))
 
 
 def _batches(rows: Sequence[Row], size: int) -> list[dict[str, str]]:
@@ -134,10 +134,16 @@ def _dataset(
 
 def _blocks(dataset: Any, folder: Path) -> Iterator[pa.Table]:
     """The results as they arrive. An error that was meant for the user comes out as one."""
+    from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayError
 
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except ExecutionTimeoutError as error:
+        raise UserError(
+            "no image was finished for half an hour: the nodes that could work are lost or others hold them (see "
+            "`ray status`); the same command goes on where this one stopped"
+        ) from error
     except RayError as error:
         if verdict_file(folder).exists():
             raise UserError(verdict_file(folder).read_text()) from error

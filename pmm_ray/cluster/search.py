@@ -116,7 +116,7 @@ def search(
         tune.with_parameters(_trainable(), make_trial=make_trial, steps=steps), {"cpu": cpus, "gpu": gpus}
     )
     try:
-        with environment(**quiet):
+        with environment(quiet):
             tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(

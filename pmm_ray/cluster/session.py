@@ -24,7 +24,7 @@ from pmm_ray.errors import UserError
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has in all, used or not."""
+    """What a cluster or a node has in all, used or not."""
 
     cpus: float
     gpus: float
@@ -153,12 +153,40 @@ def data_context() -> Any:
         return ray.data.DataContext.get_current()
 
 
-def resources() -> Resources:
-    """What the cluster has. Needs a session."""
+def nodes() -> list[Resources]:
+    """What each living node has. Needs a session."""
     import ray
 
-    found = ray.cluster_resources()
-    return Resources(cpus=found.get("CPU", 0.0), gpus=found.get("GPU", 0.0))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Resources(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0)) for node in alive]
+
+
+def resources() -> Resources:
+    """What the cluster has. Needs a session."""
+    found = nodes()
+    return Resources(cpus=sum(node.cpus for node in found), gpus=sum(node.gpus for node in found))
+
+
+def lost_nodes() -> int:
+    """How many nodes have left the cluster, or died, as far as it remembers. Needs a session."""
+    import ray
+
+    return sum(not node["Alive"] for node in ray.nodes())
+
+
+def places(*, cpus: float, gpus: float = 0.0) -> int:
+    """How many workers of this size the whole cluster can hold when nothing else runs: none spans two nodes."""
+
+    def on(node: Resources) -> int:
+        return int(min(node.cpus / cpus, node.gpus / gpus if gpus else float("inf")) + 1e-6)
+
+    return sum(on(node) for node in nodes())
+
+
+def cpus_each(workers: int, *, gpus: float = 0.0) -> int:
+    """The most whole CPUs that each of so many equal workers can have; 0 if they do not all fit with one."""
+    most = int(max((node.cpus for node in nodes()), default=0))
+    return next((cpus for cpus in range(most, 0, -1) if places(cpus=cpus, gpus=gpus) >= workers), 0)
 
 
 def own_gpu(setting: Literal["auto", "yes", "no"]) -> bool:

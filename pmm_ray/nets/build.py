@@ -39,7 +39,7 @@ def build_classifier(
     `weights` is 'pretrained', 'none' or a state-dict file; `batch_norm` ('frozen', 'train') is the backbone's policy;
     `correlation` adds SEAM's pixel correlation module to the CAMs.
     """
-    _check_name(backbone)
+    check_name(backbone)
     arguments = {"num_classes": 0, "global_pool": "", **options}
     strided = arguments if output_stride == 32 else {**arguments, "output_stride": output_stride}
     try:
@@ -76,7 +76,7 @@ def build_segmenter(
     `arch` is deeplabv3plus (output stride 8 or 16), pspnet or unet (any), or fpn (32). `weights` and `batch_norm` as
     for the classifier; decoder and heads start at random and always learn their batch norm.
     """
-    _check_name(backbone)
+    check_name(backbone)
     strides = {"deeplabv3plus": (8, 16), "fpn": (32,)}.get(arch, (8, 16, 32))
     if output_stride not in strides:
         raise UserError(f"seg.arch={arch} takes output stride {' or '.join(map(str, strides))}, not {output_stride}")
@@ -124,7 +124,8 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return module.eval(), info
 
 
-def _check_name(backbone: str) -> None:
+def check_name(backbone: str) -> None:
+    """Raise UserError if timm has no model `backbone`."""
     if not timm.is_model(backbone.split(".")[0]):
         near = difflib.get_close_matches(backbone, timm.list_models(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

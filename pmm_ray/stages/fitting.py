@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pmm_ray.config import NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
 from pmm_ray.errors import UserError
 from pmm_ray.files import readable
-from pmm_ray.nets.build import save_model
+from pmm_ray.nets.build import check_name, save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.places import Remote, place
 from pmm_ray.progress import progress
@@ -39,13 +40,10 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
     if not model.is_file():
         with _shown(context.title, context.out, context.until or train.epochs):
             plan = _plan(train, seed=context.seed, amp=context.cluster.amp, until=context.until)
-            share = room(context.cluster)
             fit(
                 work,
                 {**settings, "out": context.out.absolute(), "plan": plan, "log": context.log},
-                workers=share.workers,
-                use_gpu=share.gpu,
-                cpus_per_worker=share.cpus,
+                find_room=partial(room, context.cluster),
                 max_failures=context.cluster.max_failures,
                 scratch=context.out / "ray",
             )
@@ -65,7 +63,12 @@ def network(net: NetConfig) -> dict[str, Any]:
 
 
 def located(net: NetConfig) -> NetConfig:
-    """The same with an absolute place of a weights file: workers run in folders of their own."""
+    """The same with an absolute place of a weights file: workers run in folders of their own.
+
+    Raises:
+        UserError: there is no such backbone, told here before workers are started.
+    """
+    check_name(net.backbone)
     if net.weights in ("pretrained", "none"):
         return net
     return net.model_copy(update={"weights": str(place(net.weights).resolve())})

@@ -9,7 +9,9 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from pmm_ray.cluster.fit import fit, room
+from pmm_ray.cluster import fit as cluster_fit
+from pmm_ray.cluster import session
+from pmm_ray.cluster.fit import Room, fit, room
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import UserError
 
@@ -22,8 +24,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def on_a_team(work, folder: Path, *, workers: int = 1, max_failures: int = 1, **settings):
-    return fit(work, settings, workers=workers, use_gpu=False, cpus_per_worker=2 // workers, max_failures=max_failures,
-               scratch=folder / "ray")  # fmt: skip
+    place = Room(workers, 2 // workers, gpu=False)
+    return fit(work, settings, find_room=lambda: place, max_failures=max_failures, scratch=folder / "ray")
 
 
 def add_ranks(team, *, factor):
@@ -37,27 +39,18 @@ def test_two_workers_sum_and_gather_and_rank_0_answers(ray_session, tmp_path):
     assert not (tmp_path / "ray").exists()
 
 
-def complain(team, *, log):
+def die_then_complain(team, *, log):
     with Path(log).open("a") as file:
-        file.write("asked\n")
+        file.write(f"{torch.get_num_threads()} threads\n")
+    if len(Path(log).read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
     raise UserError("x.jpg: mend it")
 
 
-def test_a_users_error_comes_back_as_its_one_line_and_is_not_tried_again(ray_session, tmp_path):
+def test_a_killed_worker_is_replaced_but_a_users_error_is_one_line_and_not_tried_again(ray_session, tmp_path):
     with pytest.raises(UserError, match=r"^x\.jpg: mend it$"):
-        on_a_team(complain, tmp_path, log=str(tmp_path / "log"))
-    assert (tmp_path / "log").read_text() == "asked\n"
-
-
-def die_once(team, *, flag):
-    if not Path(flag).exists():
-        Path(flag).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return torch.get_num_threads()
-
-
-def test_a_killed_worker_is_replaced_and_has_all_its_threads(ray_session, tmp_path):
-    assert on_a_team(die_once, tmp_path, flag=str(tmp_path / "flag")) == 2
+        on_a_team(die_then_complain, tmp_path, log=str(tmp_path / "log"), max_failures=3)
+    assert (tmp_path / "log").read_text() == "2 threads\n2 threads\n"
 
 
 def divide(team):
@@ -67,6 +60,16 @@ def divide(team):
 def test_the_last_failure_is_told_in_one_line(ray_session, tmp_path):
     with pytest.raises(UserError, match=r"^training failed 1 times, the last time by: .*division by zero$"):
         on_a_team(divide, tmp_path, max_failures=0)
+
+
+def test_a_cluster_that_lost_a_node_trains_with_as_many_workers_as_it_still_holds(monkeypatch, caplog):
+    monkeypatch.setattr(session, "nodes", lambda: [session.Resources(0, 0), session.Resources(3, 0)])
+    monkeypatch.setattr(cluster_fit, "lost_nodes", lambda: 1)
+    assert room(ClusterConfig(train_workers=4, gpu="no")) == Room(workers=3, cpus=1, gpu=False)
+    assert "nodes were lost; training goes on with 3 of 4 workers" in caplog.text
+    monkeypatch.setattr(session, "nodes", lambda: [session.Resources(0, 0)])
+    with pytest.raises(UserError, match="for 0 only"):
+        room(ClusterConfig(train_workers=4, gpu="no"))
 
 
 def test_room_shares_the_cpus_and_refuses_what_would_wait_for_ever(ray_session):

@@ -5,7 +5,6 @@ import pytest
 from pmm_ray.cluster import session
 from pmm_ray.config import ClusterConfig
 from pmm_ray.data.dataset import Photo, Photos
-from pmm_ray.stages import network
 from pmm_ray.stages.network import network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors
 
@@ -25,9 +24,18 @@ from pmm_ray.stages.row_work import Actors
     ],
 )
 def test_actors_fill_the_machine_and_share_gpus_evenly(monkeypatch, cpus, gpus, cluster, per_gpu, expected):
-    for module in (network, session):
-        monkeypatch.setattr(module, "resources", lambda: session.Resources(cpus, gpus))
+    monkeypatch.setattr(session, "nodes", lambda: [session.Resources(cpus, gpus)])
     assert network_actors(ClusterConfig(**cluster), per_gpu=per_gpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("infer_workers", "expected"),
+    [(None, Actors(6, 1, 0)), (3, Actors(3, 2, 0)), (2, Actors(2, 2, 0)), (1, Actors(1, 4, 0))],
+)
+def test_no_actor_is_larger_than_a_node(monkeypatch, infer_workers, expected):
+    nodes = [session.Resources(0, 0), session.Resources(4, 0), session.Resources(2, 0)]
+    monkeypatch.setattr(session, "nodes", lambda: nodes)
+    assert network_actors(ClusterConfig(infer_workers=infer_workers, gpu="no")) == expected
 
 
 def test_a_photo_that_cannot_be_read_still_has_its_row(tmp_path):
