@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class Watch:
         self._open[name].reports.append(report)
 
     def ended(self, name: str, ending: Ending, error: str | None) -> None:
-        """Write the record, tell the proposer, close the run in MLflow."""
+        """Close the run in MLflow, write the record, tell the proposer."""
         trial = self._open.pop(name)
         last = trial.reports[-1] if trial.reports and ending != "failed" else Report(0, 0.0, {})
         tried = Tried(
@@ -101,10 +102,11 @@ class Watch:
             artefact=last.artefact,
             seconds=round(time.monotonic() - trial.begun, 1),
         )
+        # the record comes last: what it holds is not tried, and so not told, again
+        self._tell(trial, tried)
         self._record.add(tried)
         # the score of one that was stopped early is a rougher one of the same kind
         self._proposer.tell(trial.values, tried.score)
-        self._tell(trial, tried)
         best = self._record.best()
         self._bar.advance(1, note=f"best {100 * best.score:.2f}" if best and best.score is not None else "")
 
@@ -131,8 +133,8 @@ class Watch:
         known = self._record.find(values)
         if known is not None:
             return known.number
-        used = [tried.number for tried in self._record.all] + [trial.number for trial in self._open.values()]
-        return max(used, default=0) + 1
+        used = {tried.number for tried in self._record.all} | {trial.number for trial in self._open.values()}
+        return next(number for number in itertools.count(1) if number not in used)
 
     def _tell(self, trial: _Open, tried: Tried) -> None:
         for report in trial.reports:

@@ -69,7 +69,9 @@ def desk_of(ray_session, tmp_path):
 
 
 def calls(folder: Path) -> list[list[int]]:
-    return [[int(word) for word in line.split()] for line in (folder / "log").read_text().splitlines()]
+    """Item and jobs, in order, of each call."""
+    lines = [[int(word) for word in line.split()] for line in (folder / "log").read_text().splitlines()]
+    return [[item, *sorted(jobs)] for item, *jobs in lines]
 
 
 def test_each_job_gets_every_item_in_order_and_items_are_shared(desk_of, tmp_path):

@@ -93,12 +93,16 @@ def test_a_second_run_tells_what_is_known_repeats_nothing_and_tries_failed_ones_
 
 
 def test_what_is_under_way_when_a_run_ends_is_tried_in_the_next(tmp_path):
-    made, _ = watch(tmp_path, Listening(0.1))
+    made, _ = watch(tmp_path, Listening(0.1, 0.2))
     run(made, 0.5)
     made.next()
+    name, _ = made.next()
+    made.ended(name, "failed", "no luck")
     made.interrupt(KeyboardInterrupt())
-    again, _ = watch(tmp_path, Listening(0.1))
-    assert run(again, 0.4) == {"masks.s": 0.1}
+    again, record = watch(tmp_path, Listening(0.1, 0.2))
+    assert run(again, 0.4) == {"masks.s": 0.2}
+    assert run(again, 0.6) == {"masks.s": 0.1}
+    assert [(one.number, one.score) for one in record.all] == [(1, 0.5), (2, 0.6), (3, 0.4)]
 
 
 def test_a_setting_that_is_proposed_twice_is_tried_once_and_its_score_told_again(tmp_path):
