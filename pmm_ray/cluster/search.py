@@ -173,7 +173,7 @@ def _trainable() -> Any:
                 trial = self._trial = self._trial or self._make_trial(self._setting)
                 report = trial.step()
             except Exception as error:
-                return {"steps": self._steps, "score": float("-inf"), "error": one_line(error), "done": True}
+                return {"steps": self._steps, "score": 0.0, "error": one_line(error), "done": True}
             done = report.steps >= self._steps
             return {**asdict(report), "done": done}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from pmm_ray.errors import UserError
 from pmm_ray.files import make_folder
 from pmm_ray.method import Method
 from pmm_ray.pipeline import Runner
+from pmm_ray.places import place
 from pmm_ray.progress import progress
 from pmm_ray.search.proposals import proposer
 from pmm_ray.search.record import Record
 from pmm_ray.search.space import Space, Values
 from pmm_ray.search.trials import MaskScores, MaskTrial, SegmentationTrial, halts
 from pmm_ray.search.watch import Watch
+from pmm_ray.settings import changed
 from pmm_ray.stages.crf import most_labels
 from pmm_ray.stages.score_masks import parts_of, score_part, score_rows
 from pmm_ray.tracking import RunHandle
@@ -206,9 +208,18 @@ def _segmentation_trials(sweep: Sweep, run: Runner) -> _Trials:
         if "masks" not in varied:
             shared.masks(cams, config.masks)
     room = _room(config.cluster, how)
-    make = partial(_segmentation_trial, sweep=sweep, cluster=room.cluster, threads=room.threads)
+    base = _located(config).model_copy(update={"cluster": room.cluster})
+    make = partial(_segmentation_trial, sweep=replace(sweep, config=base), threads=room.threads)
     steps = len(halts(config.seg.train.epochs, how.reports))
     return _Trials(make, steps, min(room.concurrent, sweep.count), room.cpus, room.gpus)
+
+
+def _located(config: Config) -> Config:
+    """The same with absolute places of weights and CAMs: trials run in folders of their own."""
+    places = {"cam.net.weights": config.cam.net.weights, "seg.net.weights": config.seg.net.weights}
+    places = {key: where for key, where in places.items() if where not in ("pretrained", "none")}
+    places |= {} if config.cam.npy is None else {"cam.npy": config.cam.npy}
+    return changed(config, {key: str(place(where).resolve()) for key, where in places.items()})
 
 
 @dataclass(frozen=True)
@@ -236,9 +247,7 @@ def _room(cluster: ClusterConfig, how: SweepConfig) -> _Room:
     return _Room(cluster.model_copy(update=here), concurrent, claimed, int(gpu), max(1, int(how.cpus)))
 
 
-def _segmentation_trial(
-    setting: tuple[Values, RunHandle], *, sweep: Sweep, cluster: ClusterConfig, threads: int | None
-) -> Trial:
+def _segmentation_trial(setting: tuple[Values, RunHandle], *, sweep: Sweep, threads: int | None) -> Trial:
     import torch
 
     if threads is not None:
@@ -246,7 +255,7 @@ def _segmentation_trial(
     values, handle = setting
     return SegmentationTrial(
         values,
-        config=sweep.config.model_copy(update={"cluster": cluster}),
+        config=sweep.config,
         sweep=sweep.how,
         data=sweep.data,
         store=sweep.store,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pmm_ray import settings
+from pmm_ray.errors import UserError
 from pmm_ray.files import readable, write_atomic
 from pmm_ray.places import place
 from pmm_ray.report.heat_map import heat_map
@@ -49,8 +50,9 @@ def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
     _tell_failures(record)
     best = record.best()
     if best is None:
-        print("no setting was tried on all of the work, so there is no best one")
-        return
+        failed = next((one for one in record.all if one.error), None)
+        why = f"; setting {failed.number}: {failed.error}" if failed else ""
+        raise UserError(f"no setting of {len(record.all)} was tried on all of the work, so there is no best one{why}")
     handle.metrics({"best score": best.score or 0.0} | {f"best/{name}": value for name, value in best.figures.items()})
     path = _write_best(sweep, best)
     handle.artifact(path)
