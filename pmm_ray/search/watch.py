@@ -76,8 +76,9 @@ class Watch:
         self._begun += 1
         key, run = digest(values), ExitStack()
         number = self._number(values)
+        name = f"setting {number:03d}"
         handle = run.enter_context(
-            self._parent.child(f"setting {number:03d}", tags={"stage": "setting"}, params=values, key=key)
+            self._parent.child(name, tags={"stage": "setting", "row": name}, params=values, key=key)
         )
         self._open[key] = _Open(number, values, handle, run)
         return key, (values, handle)

@@ -1,9 +1,9 @@
 """Mask settings by the dozen: 1, 8 and 32 of them on each photo at once, against passes with pydensecrf.
 
-The first table is the work on photos alone, in this process and one thread: read the photo and its CAM, make the masks
-of all settings, score them. A pass with pydensecrf is the published code's loop body (`plain_loop.py`) on the same photo
-and CAM, scored the same way; n settings are n passes. The second table is whole sweeps on Ray Tune, from the first
-trial's start to the record of the last, with Ray already up: every setting is a trial in a process of its own.
+The first table is the work on photos alone, in this process and one thread: read photo and CAM, make the masks of all
+settings, score them. A pass with pydensecrf is the loop of the published code (`plain_loop.py`) on the same photo and
+CAM, scored the same way; n settings are n passes. The second table is whole sweeps on Ray Tune, from the first trial's
+start to the record of the last, with Ray already up: every setting is a trial in a process of its own.
 """
 
 from __future__ import annotations
