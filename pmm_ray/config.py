@@ -257,6 +257,10 @@ class PusConfig(Section):
     )
     count_ignored: bool = Field(False, description="count 255 pixels as zeros in the mean, as the released code does")
 
+    def identity(self) -> dict[str, Any]:
+        """Without PUS its other settings do not matter."""
+        return {"variant": "none"} if self.variant == "none" else super().identity()
+
 
 class CyclesConfig(Section):
     """Cyclic pseudo-masks."""

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pmm_ray import settings
-from pmm_ray.config import ClusterConfig, Config, Section
+from pmm_ray.config import ClusterConfig, Config, PusConfig, Section
 from pmm_ray.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -132,3 +132,9 @@ def test_plain_yes_and_no_are_words_where_words_are_asked_for(word):
 
 def test_where_a_run_works_is_no_part_of_what_it_is():
     assert settings.load([], ["cluster.train_workers=3"]).identity() == Config().identity()
+
+
+def test_without_pus_its_other_numbers_make_no_other_training():
+    plain, other = (PusConfig(variant="none", beta=beta).identity() for beta in (0.5, 0.9))
+    assert plain == other
+    assert PusConfig(variant="clamp", beta=0.5).identity() != PusConfig(variant="clamp", beta=0.9).identity()

@@ -20,6 +20,7 @@ import numpy as np
 import photos
 import plain_loop
 from measure import digits, middle, spread
+from PIL import Image
 
 from pmm_ray.artefacts import Artefact, Store
 from pmm_ray.cluster.session import session
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     folder = photos.photo_folder(given.shared)
     with tempfile.TemporaryDirectory(prefix="bench") as temporary:
-        config = _config(folder, Path(temporary), given.sweep_photos or None)
+        count = max(given.photos, given.sweep_photos)
+        _write_set(Path(temporary) / "set", folder, photos.choose(folder, count), count)
+        config = _config(Path(temporary) / "set", Path(temporary), given.sweep_photos or None)
         data = load_dataset(cache=Path(temporary) / "digests", **dict(config.data))
         with session(config.cluster):
             run = Runner(config, Store(Path(temporary)), RunHandle())
@@ -69,12 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _whole(config, data, run)
 
 
-def _config(folder: Path, store: Path, limit: int | None) -> Config:
+def _write_set(root: Path, folder: Path, names: list[str], count: int) -> None:
+    """Photos, CAMs and ground truth at the size of most photos of VOC 2012."""
+    for entry in photos.write_voc(root, folder, names, count=count, stride=4):
+        truth = root / "SegmentationClass" / f"{entry}.png"
+        truth.parent.mkdir(exist_ok=True)
+        with Image.open(root / "JPEGImages" / f"{entry}.jpg") as photo:
+            size = photo.size
+        with Image.open(folder / "SegmentationClass" / f"{entry.partition('_')[2]}.png") as mask:
+            mask.resize(size, Image.Resampling.NEAREST).save(truth)
+
+
+def _config(root: Path, store: Path, limit: int | None) -> Config:
     return build(
         {
             "store": str(store),
-            "data": {"kind": "voc", "root": str(folder), "labels": "image_labels.json", "limit": limit},
-            "cam": {"npy": str(folder / "cams_npy")},
+            "data": {"kind": "voc", "root": str(root), "labels": "image_labels.json", "limit": limit, "val_list": None},
+            "cam": {"npy": str(root / "cams_npy")},
             "tracking": {"enabled": False},
         }
     )
@@ -106,7 +120,7 @@ def _one_process(rows: list[Row], config: Config) -> None:
             passes = middle([count * each for each in plain])
             table.append([name, middle(times), digits(sum(times) / alone), passes, middle(ratios), spread(ratios)])
     measure.show(
-        f"Settings on each of {len(rows)} photos, one thread",
+        f"Settings on each of {len(rows)} photos of {photos.SHORT} x {photos.LONG}, one thread",
         ("", "ms a photo", "to one setting", "pydensecrf ms", "ratio", "min .. max"),
         table,
         "Thread CPU time, medians over photos. pydensecrf: PPG, so many passes over the photo.",
@@ -136,7 +150,7 @@ def _whole(config: Config, data: Any, run: Runner) -> None:
         work = sum(_seconds(one.artefact) for one in record.all)
         table.append([f"{searcher}, {count}", digits(seconds), digits(seconds / alone), digits(work)])
     measure.show(
-        f"Sweeps over {len(data.train.photos)} photos on Ray Tune",
+        f"Sweeps over {len(data.train.photos)} photos of {photos.SHORT} x {photos.LONG} on Ray Tune",
         ("settings", "wall s", "to one setting", "work s"),
         table,
         "wall: with the start of trials and workers; work: the workers' time on photos, summed over settings.",
