@@ -110,6 +110,7 @@ class RayCluster:
     def grow_to(self, count: int) -> None:
         """Start nodes until there are so many, and wait for them."""
         self.nodes = [node for node in self.nodes if node.process.poll() is None]
+        wait_for("lost nodes to be known", lambda: self._living() == len(self.nodes) + 1)
         while len(self.nodes) < count:
             self.nodes.append(self._start(f"--address={self.address}", "--num-cpus=1", "--include-log-monitor=false"))
         wait_for(f"{count} nodes", lambda: self._living() == count + 1)
