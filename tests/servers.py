@@ -27,7 +27,9 @@ _QUICK = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 def environment(**more: str) -> dict[str, str]:
     """The environment of what talks to these servers: none of Ray's variables but ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **_ENVIRONMENT, **more}
+    # a job's `python` is this one, also where its environment is not activated
+    path = os.pathsep.join([str(_BIN), *filter(None, [kept.get("PATH")])])
+    return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), **_ENVIRONMENT, **more}
 
 
 def free_ports(count: int) -> list[int]:
