@@ -125,11 +125,12 @@ class _Actor:
     async def join(self, job: Any) -> int:
         # begun here, where the event loop runs; kept, for tasks that nothing refers to may vanish
         self._tasks = self._tasks or [asyncio.create_task(self._serve()) for _ in range(self._workers)]
-        self._tickets += 1
-        self._jobs[self._tickets] = _Job(job)
+        # its own, for others may join while this one tells
+        ticket = self._tickets = self._tickets + 1
+        self._jobs[ticket] = _Job(job)
         self._joined = time.monotonic()
         await self._tell()
-        return self._tickets
+        return ticket
 
     async def result(self, ticket: int) -> tuple[Any, str | None]:
         job = self._jobs[ticket]

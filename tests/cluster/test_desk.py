@@ -1,5 +1,6 @@
 """Jobs that meet at a desk."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from pmm_ray.cluster.desk import Desk
+from pmm_ray.cluster.desk import Desk, _Actor
 
 pytestmark = pytest.mark.ray
 
@@ -80,6 +81,18 @@ def test_each_job_gets_every_item_in_order_and_items_are_shared(desk_of, tmp_pat
     assert found == {job: [item * 100 + job for item in range(6)] for job in (1, 2, 3, 4, 5)}
     # Each item once for all five.
     assert sorted(map(tuple, calls(tmp_path))) == [(item, 1, 2, 3, 4, 5) for item in range(6)]
+
+
+def test_jobs_that_join_at_the_same_time_get_tickets_of_their_own():
+    async def join_together():
+        actor = _Actor(make_work=None, items=[1], workers=0, cpus=1, together=1, patience=1)
+        # as in a busy desk: somebody holds the news, so every join has to wait
+        async with actor._news:
+            joins = [asyncio.create_task(actor.join(job)) for job in "abc"]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*joins)
+
+    assert len(set(asyncio.run(join_together()))) == 3
 
 
 def test_a_job_that_comes_later_is_done_too_and_one_that_leaves_is_not_waited_for(desk_of, tmp_path):
