@@ -31,13 +31,10 @@ class Explained:
         """In [0, 1], for segments (N,) of ids >= 0; 0 where nothing varies."""
         if not self._total > 0:
             return 0.0
-        counts = np.bincount(segments)
-        held = counts > 0
-        between = 0.0
-        for channel in self._centred:
-            sums = np.bincount(segments, weights=channel)
-            between += float((sums[held] ** 2 / counts[held]).sum())
-        return min(between / self._total, 1.0)
+        ids = np.flatnonzero(np.bincount(segments))
+        members = (segments == ids[:, None]).astype(np.float64)
+        between = (self._centred @ members.T) ** 2 / members.sum(axis=1)
+        return min(float(between.sum()) / self._total, 1.0)
 
 
 class Contrasts:
