@@ -117,7 +117,8 @@ def test_in_object_storage_a_killed_run_goes_on_to_the_masks_of_the_disk(finishe
     folder, _ = finished
     store = bucket / "store"
     tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    words = tiny(folder, f"store={store}", f"data.root={bucket}/shapes", tracking, "cycles.count=0", "cluster.infer_workers=0")
+    words = tiny(folder, f"store={store}", f"data.root={bucket}/shapes", tracking, "cycles.count=0")
+    words += ["cluster.infer_workers=0"]
     # A store may be copied: what was done on the disk is done.
     for path in (folder / "store/train_cam").rglob("*.*"):
         write_atomic(store / path.relative_to(folder / "store").as_posix(), path.read_bytes())

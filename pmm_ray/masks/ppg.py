@@ -134,7 +134,8 @@ def proportions(x: FloatArray, inside: NDArray[np.bool_], *, eps: float) -> Floa
     # a product, which is faster than a sum of some
     rows = np.sum(x * inside, axis=2, keepdims=True)
     total = eps + rows.sum(axis=1, keepdims=True, dtype=np.float64)
-    return x / np.where(total > 0, total, np.inf).astype(np.float32)
+    below: FloatArray = np.where(total > 0, total, np.inf).astype(np.float32)
+    return x / below
 
 
 def merge(
