@@ -133,7 +133,8 @@ def proportions(x: FloatArray, inside: NDArray[np.bool_], *, eps: float) -> Floa
         raise ValueError(f"eps must be >= 0, got {eps}")
     # a product, which is faster than a sum of some
     total = eps + np.sum(x * inside, axis=(1, 2), keepdims=True, dtype=np.float64)
-    return x / np.where(total > 0, total, np.inf).astype(np.float32)
+    below: FloatArray = np.where(total > 0, total, np.inf).astype(np.float32)
+    return x / below
 
 
 def merge(
