@@ -203,6 +203,27 @@ class Line(Objective):
         return {"loss": self.net.head(self.net.backbone(means)).square().mean() + self.poison}
 
 
+class Late(Line):
+    """Has a figure of its own in the second half, and notes the progress that it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told: list[float] = []
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.told.append(self.progress)
+        late = {} if self.progress < 0.5 else {"late": torch.tensor(8.0)}
+        return super().forward(images, targets) | late
+
+
+def test_an_objective_is_told_its_progress_and_a_figure_is_averaged_over_the_steps_that_have_it(tmp_path):
+    objective, told = Late(), []
+    train(objective, examples_in(tmp_path), plan=PLAN, team=LocalTeam(), out=tmp_path, report=told.append)
+    assert objective.told == [step / 6 for step in range(6)]
+    assert ["late" in figures for figures in told] == [False, True, True]
+    assert told[1]["late"] == told[2]["late"] == 8.0
+
+
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_with_step_and_images(tmp_path, poison):
     with pytest.raises(UserError, match=r"^the loss is (nan|inf) at step 1: .*photo\d, photo\d, photo\d, photo\d$"):
