@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,31 @@ def test_the_stage_leaves_a_network_that_makes_cams_and_masks_and_shows_its_labe
                   context=context(tmp_path / "masks", **HERE))  # fmt: skip
     mask = read_label(tmp_path / "masks/masks/c/d.png")
     assert mask.shape == (40, 60) and set(np.unique(mask)) <= {0, 1}
+
+
+class Stops:
+    """A log that ends the run when it is told of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def metrics(self, values, step=None):
+        if step == self.epoch:
+            raise KeyboardInterrupt
+
+    def picture(self, path, name): ...
+
+
+def test_a_training_stopped_in_either_half_goes_on_to_the_same_network(tmp_path):
+    given = {"photos": photos_in(tmp_path), "net": NET, "head": HEAD, "train": TRAIN, "labels": ReliableConfig()}
+    train_rrm(**given, context=context(tmp_path / "whole", **HERE))
+    stopped = context(tmp_path / "stopped", **HERE)
+    for epoch in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train_rrm(**given, context=replace(stopped, log=Stops(epoch)))
+    train_rrm(**given, context=stopped)
+    whole, again = (load_model(tmp_path / name / "model.pt")[0].state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
 class Written:
