@@ -76,13 +76,13 @@ def rrm_variants(rrm: RrmConfig) -> Iterator[tuple[str, RrmConfig]]:
 def _one_step(it: Method) -> Artefact:
     """The network, its scores and its masks of the training images, which are returned."""
     rrm = it.config.rrm
+    model, values = it.rrm_network(rrm, title="RRM")
+    cams = it.rrm_cams(model)
+    it.record("CAM of RRM, best threshold", it.score_cams(cams))
     with it.run.group("cycle", 0, seed=it.seed):
-        model, values = it.rrm_network(rrm, title="RRM")
-        cams, masks = it.rrm_cams(model), it.rrm_masks(model, rrm, title="RRM")
+        masks = it.rrm_masks(model, rrm, title="RRM")
         it.overlays(it.data.train, cams=cams, masks=masks)
-        of_cams, of_masks = it.score_cams(cams), it.score_masks(masks)
-        it.record("RRM, one step", of_masks | values, cycle=0)
-    it.record("CAM of RRM, best threshold", of_cams)
+        it.record("RRM, one step", it.score_masks(masks) | values, cycle=0)
     return masks
 
 

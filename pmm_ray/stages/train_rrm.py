@@ -64,7 +64,8 @@ def _work(
     joint = build_joint(weights=net.weights, **shape)
     make = WithLabelsAndArea(fitting.augmentation(train, mean=mean), num_classes - 1)
     examples = Examples(photos.photos, make, seed=plan.seed)
-    compile_engine(labels=most_labels(photos), problems=2, channels=num_classes)
+    problems = 1 if labels.rule == "crf" else 2
+    compile_engine(labels=most_labels(photos), problems=problems, channels=num_classes)
     # as many threads as torch has, which are this worker's share of the CPUs
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="labels") as pool:
         # widths are of the crop, the energy is computed at half its size

@@ -181,7 +181,7 @@ def _show(times: dict[str, list[float]], given: argparse.Namespace, *, mean_clas
         f"A training step, {given.batch} crops of {given.crop} x {given.crop}, {given.threads} threads",
         ("", "ms", "min .. max", "ratio", "min .. max"),
         rows,
-        f"Wall time, {given.batches} batches, {given.rounds} turns; {mean_classes:.2f} of {CLASSES} classes on a photo.",
+        f"Wall time, {given.batches} batches, {given.rounds} turns; {mean_classes:.2f} of {CLASSES} classes a photo.",
         f"Ratios are to '{COMPARED}' of the same turn.",
     )
 
