@@ -37,6 +37,7 @@ def words(folder: Path, *more: str) -> list[str]:
         "seg.train={epochs: 1, batch_size: 3, crop: 64}",
         "seg.predict={scales: [1.0], flip: false}",
         "cycles.count=0",
+        "pus.variant=none",
         "ablation.seeds=[0]",
         "eval.min_images=1",
         "cluster={train_workers: 0, infer_workers: 0, mask_workers: 0, gpu: 'no'}",
