@@ -1,8 +1,9 @@
 """Labels to RRM's network."""
 
 import json
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from stage_kit import CLASSES, artefact, context, draw, scene
 
 from pmm_ray.config import CamInferConfig, HeadConfig, NetConfig, PredictConfig, ReliableConfig, RrmTrainConfig
 from pmm_ray.data.images import read_label
+from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.losses.segmentation import cross_entropy
 from pmm_ray.nets.build import build_joint, load_model
 from pmm_ray.stages import fitting
 from pmm_ray.stages.infer_cams import infer_cams
-from pmm_ray.stages.label_crops import LabelledCrop
+from pmm_ray.stages.label_crops import LabelledCrop, Labeller, label_maker
 from pmm_ray.stages.predict_masks import predict_masks
 from pmm_ray.stages.rrm_objective import RrmObjective
 from pmm_ray.stages.train_rrm import train_rrm
@@ -120,9 +122,10 @@ def objective(masks: torch.Tensor, *, progress: float = 0.5, **changes) -> RrmOb
     torch.manual_seed(0)
     net = build_joint(**fitting.network(NET), weights="none", num_classes=3, channels=8, dilation=1)
     torch.nn.init.normal_(net.classifier.head.weight, std=0.1)
-    given = {"scales": (0.5, 1.0), "joint_from": 0.5, "energy_weight": 0.0, "energy_gradient": "published"} | changes
+    given = {"scales": (0.5, 1.0), "joint_from": 0.5, "energy_weight": 0.0, "energy_gradient": "published",
+             "make_filter": lambda images: lambda values: values} | changes  # fmt: skip
     made = RrmObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), labeller=Written(masks),
-                        names=CLASSES.names, make_filter=lambda images: lambda values: values, **given)  # fmt: skip
+                        names=CLASSES.names, **given)  # fmt: skip
     made.progress = progress
     return made
 
@@ -208,3 +211,12 @@ def test_filled_in_pixels_do_not_count_in_the_shares():
     inside = INSIDE.clone()
     inside[1] = False
     assert float(objective(masks_with((1, 4096)))(batch(), (LABELS, inside))["reliable"]) == 1
+
+
+@pytest.mark.parametrize("head", ["classifier.head", "segmentation.2"])
+def test_a_network_that_says_no_number_has_such_a_loss_and_no_other_error(head):
+    made = objective(masks_with((0, 9)), energy_weight=1e-3, make_filter=partial(LatticeFilter, sxy=9.0, srgb=9.0))
+    torch.nn.init.constant_(made.net.get_submodule(head).weight, torch.nan)
+    with ThreadPoolExecutor(1) as pool:
+        made._labeller = Labeller(label_maker(ReliableConfig()), pool)
+        assert made(batch(), (LABELS, INSIDE))["loss"].isnan()
