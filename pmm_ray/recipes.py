@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.config import Config, MasksConfig, RrmConfig
+from pmm_ray.config import Config, MasksConfig, ReliableConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.method import NO_PUS, Method, Score
 from pmm_ray.pipeline import Runner
@@ -63,8 +63,10 @@ def rrm_ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
 
 
 def rrm_variants(rrm: RrmConfig) -> Iterator[tuple[str, RrmConfig]]:
-    """The rows of RRM's ablation besides the method itself."""
+    """The rows of RRM's ablation besides the method itself; with the published labels where others are set."""
     train, labels = rrm.train, rrm.labels
+    if labels != ReliableConfig():
+        yield "RRM, labels as published", rrm.model_copy(update={"labels": ReliableConfig()})
     for row, change in (
         ("RRM, labels where CAM and CRF agree", {"labels": labels.model_copy(update={"rule": "agreement"})}),
         ("RRM without reliability: plain CRF labels", {"labels": labels.model_copy(update={"rule": "crf"})}),

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_run import run_here
 
+from pmm_ray.config import ReliableConfig, RrmConfig
 from pmm_ray.pipeline import Runner
+from pmm_ray.recipes import rrm_variants
 from pmm_ray.run import main
 
 NET = "{backbone: test_resnet, weights: none, batch_norm: train, output_stride: 32}"
@@ -29,7 +31,6 @@ def words(folder: Path, *more: str) -> list[str]:
         f"rrm.net={NET}",
         "rrm.head={channels: 8, dilation: 1}",
         "rrm.train={epochs: 2, batch_size: 3, crop: 64, lr: 1.0e-3}",
-        "rrm.labels.scales=[0.5, 1.0]",
         "rrm.predict={scales: [1.0], flip: false}",
         "cam.infer={scales: [1.0], flip: false}",
         f"seg.net={NET}",
@@ -62,6 +63,15 @@ def test_the_ablation_has_a_line_for_each_part_and_its_table_says_whose_masks_we
     assert "train masks of a network in one step are its own" in table
     cells = next(line for line in table.splitlines() if "RRM, one step" in line).split("|")[2:-1]
     assert len(cells) == 3 and all(0 <= float(cell) <= 100 for cell in cells)
+
+
+def test_the_ablation_also_has_the_published_labels_where_others_are_set():
+    assert [row for row, _ in rrm_variants(RrmConfig())] == list(ROWS[2:5])
+    changed = RrmConfig(labels=ReliableConfig(cam_alpha=2))
+    variants = dict(rrm_variants(changed))
+    assert variants.pop("RRM, labels as published") == RrmConfig()
+    assert {variant.labels.cam_alpha for variant in variants.values()} == {2}
+    assert [variant.train.energy_weight for variant in variants.values()] == [1e-7, 1e-7, 0]
 
 
 @pytest.mark.parametrize("recipe", ["rrm", "rrm_two_step"])
