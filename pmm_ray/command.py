@@ -95,6 +95,8 @@ def protocol(config: Config, data: Dataset) -> str:
     truth = data.train.truth or (data.val.truth if data.val else None)
     if truth is not None:
         parts.append(f"ground truth {truth.protocol}, 255 left out, mIoU in % over the classes it holds")
+    if config.recipe.startswith("rrm"):
+        parts.append("train masks of a network in one step are its own")
     if config.cycles.checkpoint == "best_val":
         parts.append("networks' checkpoints were chosen on the ground truth of val, so their scores there are too good")
     return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."

@@ -274,13 +274,89 @@ class CyclesConfig(Section):
     )
 
 
+class HeadConfig(Section):
+    """RRM's segmentation head: two dilated 3x3 convolutions on the backbone's features."""
+
+    channels: int = Field(512, ge=1, description="channels between the two convolutions")
+    dilation: int = Field(
+        12, ge=1, description="of both convolutions; 12 as published, for output stride 8 (half of it for stride 16)"
+    )
+
+
+class ReliableConfig(Section):
+    """RRM's labels, made of the network's own CAMs while it trains."""
+
+    rule: Literal["union", "agreement", "crf"] = Field(
+        "union",
+        description="the CRFs' label wherever the CAM is sure of any class (released), or of the same one (paper); 'crf': no reliability, the plain label of the CRF with foreground_alpha at every pixel",
+    )
+    scales: Scales = Field(
+        (0.5, 1.0, 1.5, 2.0), min_length=1, description="scales of the crop whose CAMs are averaged; only 1 learns"
+    )
+    cam_alpha: Positive = Field(32.0, description="background score (1 - x)^this in the CAM's own argmax")
+    foreground_alpha: Positive = Field(4.0, description="background score (1 - x)^this in the CRF that finds classes")
+    background_alpha: Positive = Field(32.0, description="the same in the CRF that finds background")
+    min_score: Probability = Field(0.1, description="the CAM is sure of a class above this score")
+    top_share: Probability = Field(0.4, description="and there only at this share of the class's pixels, its highest")
+    min_background: Probability = Field(0.8, description="the CAM is sure of background above this background score")
+    min_probability: Probability = Field(0.8, description="the CRFs are sure from this probability on")
+    crf: CrfConfig = CrfConfig(preset="rrm_train")
+
+    def identity(self) -> dict[str, Any]:
+        """Without reliability its thresholds do not matter."""
+        found = super().identity()
+        return (
+            {name: found[name] for name in ("rule", "scales", "foreground_alpha", "crf")}
+            if self.rule == "crf"
+            else found
+        )
+
+
+class RrmTrainConfig(TrainConfig):
+    """Training of RRM's network: its labels are of the images alone, those of pixels are made on the way."""
+
+    joint_from: Probability = Field(
+        0.5, description="share of the training that is classification only, before segmentation joins in"
+    )
+    energy_weight: NonNegative = Field(
+        1e-7, description="weight of the dense energy, which is negative by construction; 0: without it"
+    )
+    energy_srgb: Positive = Field(15.0, description="dense energy: width in colour, 0..255")
+    energy_sxy: Positive = Field(100.0, description="dense energy: width in position, pixels of the crop")
+    energy_gradient: Literal["published", "exact"] = Field(
+        "published", description="gradient of the dense energy: -2 K P S as published, or that of its formula"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Without the dense energy its settings do not matter."""
+        found = super().identity()
+        gone = ("energy_srgb", "energy_sxy", "energy_gradient") if self.energy_weight == 0 else ()
+        return {name: value for name, value in found.items() if name not in gone}
+
+
+class RrmConfig(Section):
+    """Reliability Does Matter: one network with two heads, trained end to end on image-level labels."""
+
+    net: NetConfig = NetConfig()
+    head: HeadConfig = HeadConfig()
+    train: RrmTrainConfig = RrmTrainConfig(epochs=16, resize=(0.8, 1.6))
+    labels: ReliableConfig = ReliableConfig()
+    predict: PredictConfig = PredictConfig()
+    crf: CrfConfig = CrfConfig(preset="rrm_infer")
+    label_filter: bool = Field(
+        True, description="keep only background and image-level classes in the masks of the training images"
+    )
+
+
 class EvalConfig(Section):
     """Evaluation."""
 
     thresholds: tuple[Probability, ...] = Field(
         (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), description="background scores of the CAM's curve"
     )
-    crf: bool = Field(True, description="score the network's predictions after a dense CRF too (preset 'segmentation')")
+    crf: bool = Field(
+        True, description="score the network's predictions after a dense CRF too (preset 'segmentation'; RRM: rrm.crf)"
+    )
     min_images: int = Field(8, ge=1, description="also report the mean over classes with so many images in the set")
 
 
@@ -378,7 +454,7 @@ class TrackingConfig(Section):
 class Config(Section):
     """Everything."""
 
-    recipe: Literal["pmm", "ablation"] = Field("pmm", description="which method")
+    recipe: Literal["pmm", "ablation", "rrm", "rrm_two_step", "rrm_ablation"] = Field("pmm", description="which method")
     name: str = Field("pmm", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run in MLflow and on the screen")
     store: str = Field(
         "runs",
@@ -391,6 +467,7 @@ class Config(Section):
     seg: SegConfig = SegConfig()
     pus: PusConfig = PusConfig()
     cycles: CyclesConfig = CyclesConfig()
+    rrm: RrmConfig = RrmConfig()
     eval: EvalConfig = EvalConfig()
     ablation: AblationConfig = AblationConfig()
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=NEUTRAL)

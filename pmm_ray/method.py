@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Folder
-from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig
+from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
@@ -48,6 +48,12 @@ def _metric(column: str) -> str:
     measured = column.removesuffix(" (frequent)")
     group = "mIoU" if measured == column else "mIoU of frequent classes"
     return f"{group}/{measured.replace(' + ', ' with ')}"
+
+
+def _named(crf: CrfConfig) -> str:
+    """A CRF in words: 'CRF preset segmentation', and what differs from the preset."""
+    changes = crf.model_dump(exclude={"preset", "backend"}, exclude_none=True)
+    return ", ".join([f"CRF preset {crf.preset}", *(f"{name} {value:g}" for name, value in changes.items())])
 
 
 @dataclass
@@ -104,7 +110,8 @@ class Method:
         model = self.run("train_seg", title=title, **self._training(masks, pus))
         active = {PUS_ACTIVE: model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
         model = self._best_on_val(model, title=title) if choose else model
-        return model, self._score_on_val(model, title=title, crf=self.config.eval.crf) | active
+        crf = CrfConfig(preset="segmentation") if self.config.eval.crf else None
+        return model, self._score_on_val(model, title=title, predict=self.config.seg.predict, crf=crf) | active
 
     def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact:
         """The network of `segmentation` as it is after an epoch."""
@@ -139,7 +146,8 @@ class Method:
         best, best_score = model, -1.0
         for epoch in range(1, self.config.seg.train.epochs + 1):
             then = Artefact(model.stage, f"{model.fingerprint}/{epoch}", snapshot(model.path, epoch).parent)
-            values = self._score_on_val(then, title=f"{title}, epoch {epoch} (choice by val, sees ground truth)")
+            epoch_title = f"{title}, epoch {epoch} (choice by val, sees ground truth)"
+            values = self._score_on_val(then, title=epoch_title, predict=self.config.seg.predict, crf=None)
             if values.get("val", -1.0) > best_score:
                 best, best_score = then, values["val"]
         return best
@@ -154,6 +162,39 @@ class Method:
             predict=self.config.seg.predict,
             label_filter=self.config.cycles.label_filter,
             crf=self.config.cycles.crf,
+        )
+
+    # RRM: image-level labels -> one network -> masks.
+
+    def rrm_network(self, rrm: RrmConfig, *, title: str) -> tuple[Artefact, dict[str, float]]:
+        """RRM's network, trained end to end; and its scores."""
+        model = self.run(
+            "train_rrm",
+            title=title,
+            seed=self.seed,
+            photos=self.data.train.photos,
+            net=rrm.net,
+            head=rrm.head,
+            train=rrm.train,
+            labels=rrm.labels,
+        )
+        crf = rrm.crf if self.config.eval.crf else None
+        return model, self._score_on_val(model, title=title, predict=rrm.predict, crf=crf)
+
+    def rrm_cams(self, model: Artefact) -> Artefact:
+        """CAMs of the training images by RRM's network, read out as those of a classifier."""
+        return self._cams_of("CAMs of RRM", model)
+
+    def rrm_masks(self, model: Artefact, rrm: RrmConfig, *, title: str) -> Artefact:
+        """The network's own prediction of the training images, which a second step can learn from."""
+        return self.run(
+            "predict_masks",
+            title=f"masks by {title}",
+            photos=self.data.train.photos,
+            model=model,
+            predict=rrm.predict,
+            label_filter=rrm.label_filter,
+            crf=rrm.crf,
         )
 
     # Evaluation: the only stages that see ground truth.
@@ -176,9 +217,11 @@ class Method:
 
     def score_masks(self, masks: Artefact, *, title: str = "score of the masks") -> dict[str, float]:
         """mIoU of masks on the training images, whose image-level labels are given."""
-        return self._score(self.data.train, masks, "masks", "train masks", title)
+        return self._score(self.data.train, masks, "masks", "train masks", title, how="image-level labels given")
 
-    def _score_on_val(self, model: Artefact, *, title: str, crf: bool = False) -> dict[str, float]:
+    def _score_on_val(
+        self, model: Artefact, *, title: str, predict: PredictConfig, crf: CrfConfig | None
+    ) -> dict[str, float]:
         """mIoU of a network on the validation images, as it is and, with `crf`, after the CRF."""
         val = self.data.val
         if val is None:
@@ -188,21 +231,22 @@ class Method:
             title=f"{title}: prediction of val",
             photos=val.photos,
             model=model,
-            predict=self.config.seg.predict,
+            predict=predict,
             label_filter=False,
-            crf=CrfConfig(preset="segmentation") if crf else None,
+            crf=crf,
         )
-        values = self._score(val, predicted, "raw", "val", f"{title}: score on val")
-        if crf:
-            values |= self._score(val, predicted, "masks", "val + CRF", f"{title}: score on val with CRF")
+        how = "no labels given, no CRF"
+        values = self._score(val, predicted, "raw", "val", f"{title}: score on val", how=how)
+        if crf is not None:
+            how, title = f"no labels given, {_named(crf)}", f"{title}: score on val with CRF"
+            values |= self._score(val, predicted, "masks", "val + CRF", title, how=how)
         return values
 
-    def _score(self, split: Split, masks: Artefact, folder: str, column: str, title: str) -> dict[str, float]:
+    def _score(
+        self, split: Split, masks: Artefact, folder: str, column: str, title: str, *, how: str
+    ) -> dict[str, float]:
         if split.truth is None:
             return {}
-        how = {"masks": "image-level labels given", "raw": "no labels given, no CRF"}[folder]
-        if split is self.data.val and folder == "masks":
-            how = "no labels given, CRF preset segmentation"
         found = self.run(
             "evaluate_masks",
             title=title,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pmm_ray import checkpoints
 from pmm_ray.checkpoints import Record
-from pmm_ray.data.loading import Draw, Examples, GlobalBatches, loader
+from pmm_ray.data.loading import Draw, Examples, GlobalBatches, Targets, loader
 from pmm_ray.errors import UserError
 from pmm_ray.nets.batch_norm import learns_batch_norm
 from pmm_ray.teams import Team
@@ -46,11 +47,13 @@ class Objective(nn.Module):
     """What is trained, and for what.
 
     A subclass takes (images (N, 3, H, W) uint8, targets) in `forward` and returns scalars: 'loss', whose mean over the
-    workers is the loss of the global batch (see `global_mean`), and figures to be averaged over steps and workers.
-    `net` holds the pretrained part as `net.backbone`.
+    workers is the loss of the global batch (see `global_mean`), and figures to be averaged over workers and over those
+    steps that have them. `net` holds the pretrained part as `net.backbone`.
     """
 
     net: Any
+    progress: float = 0.0
+    """Share of all steps that lie behind, in [0, 1); the loop sets it, for what has a schedule."""
 
 
 def train(
@@ -92,7 +95,8 @@ def train(
         model.train()
         for step, (draws, batch) in enumerate(zip(batches.whole(), loading, strict=True), epoch * len(batches)):
             set_rates(optimizer, rate(step, steps=steps, power=plan.poly_power, warmup=plan.warmup))
-            images, targets = (tensor.to(team.device, non_blocking=True) for tensor in (batch.images, batch.targets))
+            objective.progress = step / steps
+            images, targets = _on(team.device, batch.images), _on(team.device, batch.targets)
             with torch.autocast(team.device.type, dtype=half, enabled=half is not None):
                 figures = model(images, targets)
             _require_finite(figures["loss"], team=team, step=step, draws=draws, examples=examples)
@@ -149,20 +153,32 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 class _Means:
-    """Running sums of an epoch's figures; the average over steps and workers is taken once, at the end."""
+    """Running sums of an epoch's figures; the average over steps and workers is taken once, at the end.
+
+    A figure need not be there at every step, but on every worker or on none.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._steps: Counter[str] = Counter()
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        self._steps += 1
+        self._steps.update(figures.keys())
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
 
     def over(self, team: Team) -> dict[str, float]:
         sums = team.sum(torch.stack(list(self._sums.values())))
-        return {name: float(value) / (self._steps * team.size) for name, value in zip(self._sums, sums, strict=True)}
+        return {
+            name: float(value) / (self._steps[name] * team.size) for name, value in zip(self._sums, sums, strict=True)
+        }
+
+
+def _on(device: torch.device, tensors: Targets) -> Any:
+    """The tensor, or each of several, on the device."""
+    if isinstance(tensors, tuple):
+        return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+    return tensors.to(device, non_blocking=True)
 
 
 def _require_finite(loss: Tensor, *, team: Team, step: int, draws: list[Draw], examples: Examples) -> None:

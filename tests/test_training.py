@@ -3,7 +3,10 @@
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +17,17 @@ from PIL import Image
 from torch import nn
 
 from pmm_ray.checkpoints import CHECKPOINT
+from pmm_ray.config import ReliableConfig
 from pmm_ray.data.dataset import Photo
-from pmm_ray.data.loading import Examples, WithMasks
+from pmm_ray.data.loading import Examples, WithLabelsAndArea, WithMasks
 from pmm_ray.data.transforms import Augment
 from pmm_ray.errors import UserError
 from pmm_ray.files import readable
+from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.nets.batch_norm import GlobalBatchNorm
-from pmm_ray.nets.build import build_segmenter
+from pmm_ray.nets.build import build_joint, build_segmenter
+from pmm_ray.stages.label_crops import Labeller, label_maker
+from pmm_ray.stages.rrm_objective import RrmObjective
 from pmm_ray.stages.train_seg import SegObjective
 from pmm_ray.teams import DistributedTeam, LocalTeam, Team, global_mean
 from pmm_ray.training import Objective, Plan, make_optimizer, rate, set_rates, train
@@ -80,6 +87,39 @@ def objective_for(team: Team, **changes) -> SegObjective:
     return SegObjective(net, mean=half, std=half, team=team, loss="ce", aux_weight=0.4, **(pus | changes))
 
 
+def rrm_examples_in(folder: Path) -> Examples:
+    """The same photos with their labels; small ones, so that crops are filled in."""
+    augment = Augment(crop=32, resize=(0.7, 1.2), flip=True, jitter=0.0, fill=(0, 0, 0))
+    return Examples(examples_in(folder).photos, WithLabelsAndArea(augment, 2), seed=0)
+
+
+@contextmanager
+def rrm_objective_for(team: Team) -> Iterator[RrmObjective]:
+    """Labels on two threads; the second of two epochs is joint.
+
+    Batch norm is frozen: what else rounding does to the statistics of noise, labels would show as other pixels.
+    """
+    torch.manual_seed(0)
+    net = build_joint(backbone="mobilenetv2_035", options={}, output_stride=16, weights="none", num_classes=3,
+                      channels=8, dilation=1, batch_norm="frozen")  # fmt: skip
+    nn.init.normal_(net.classifier.head.weight, std=0.1)
+    half = (0.5, 0.5, 0.5)
+    with ThreadPoolExecutor(2) as pool:
+        yield RrmObjective(
+            net,
+            mean=half,
+            std=half,
+            team=team,
+            labeller=Labeller(label_maker(ReliableConfig(top_share=0.9)), pool),
+            scales=(0.5, 1.0, 2.0),
+            names=("background", "red", "green"),
+            joint_from=0.5,
+            make_filter=partial(LatticeFilter, sxy=10.0, srgb=60.0, map=pool.map),
+            energy_weight=1e-3,
+            energy_gradient="published",
+        )
+
+
 def run_of_two(rank: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
@@ -87,6 +127,8 @@ def run_of_two(rank: int, folder: Path) -> None:
     team = DistributedTeam()
     objective = objective_for(team)
     record = train(objective, examples_in(folder / str(rank)), plan=SLOW, team=team, out=folder)
+    with rrm_objective_for(team) as rrm:
+        rrm_record = train(rrm, rrm_examples_in(folder / str(rank)), plan=SLOW, team=team, out=folder / "rrm")
     norm, x = uneven_batch()
     x = (x[:1] if rank == 0 else x[1:]).requires_grad_()
     norm = GlobalBatchNorm(norm)
@@ -95,7 +137,9 @@ def run_of_two(rank: int, folder: Path) -> None:
     dist.all_gather_object(grads, (x.grad, norm.weight.grad))
     if rank == 0:
         batch_norm = {"grads": grads, "state": norm.state_dict()}
-        torch.save({"net": objective.net.state_dict(), "history": record.history, **batch_norm}, folder / "two.pt")
+        of_rrm = {"rrm": rrm.net.state_dict(), "rrm_history": rrm_record.history}
+        seg = {"net": objective.net.state_dict(), "history": record.history}
+        torch.save({**seg, **of_rrm, **batch_norm}, folder / "two.pt")
     dist.destroy_process_group()
 
 
@@ -134,6 +178,20 @@ def test_two_workers_and_one_end_with_the_same_weights(tmp_path, of_two_workers)
     for name, value in objective.net.state_dict().items():
         # Rounding grows through the layers of an untrained network; batch norms of half the batch differ by tenths.
         assert torch.allclose(two["net"][name].float(), value.float(), atol=2e-3, rtol=2e-3), name
+
+
+def test_rrm_of_two_workers_and_of_one_has_the_same_labels_losses_and_weights(tmp_path, of_two_workers):
+    two = of_two_workers
+    with rrm_objective_for(LocalTeam()) as rrm:
+        record = train(rrm, rrm_examples_in(tmp_path), plan=SLOW, team=LocalTeam(), out=tmp_path)
+    ours, theirs = record.history, two["rrm_history"]
+    assert [epoch.keys() for epoch in ours] == [epoch.keys() for epoch in theirs]
+    assert len(ours[0]) == 5 and ours[1]["reliable/red"] > 0 and ours[1]["loss_energy"] < -0.1
+    for name in ours[1].keys() - {"seconds"}:
+        # a pixel at the edge of what is reliable may fall to the other side by rounding
+        assert theirs[1][name] == pytest.approx(ours[1][name], abs=1e-3), name
+    for name, value in rrm.net.state_dict().items():
+        assert torch.allclose(two["rrm"][name].float(), value.float(), atol=1e-4, rtol=1e-4), name
 
 
 def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path):
@@ -201,6 +259,27 @@ class Line(Objective):
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         means = images.float().mean(dim=(1, 2, 3))[:, None] / 255
         return {"loss": self.net.head(self.net.backbone(means)).square().mean() + self.poison}
+
+
+class Late(Line):
+    """Has a figure of its own in the second half, and notes the progress that it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told: list[float] = []
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.told.append(self.progress)
+        late = {} if self.progress < 0.5 else {"late": torch.tensor(8.0)}
+        return super().forward(images, targets) | late
+
+
+def test_an_objective_is_told_its_progress_and_a_figure_is_averaged_over_the_steps_that_have_it(tmp_path):
+    objective, told = Late(), []
+    train(objective, examples_in(tmp_path), plan=PLAN, team=LocalTeam(), out=tmp_path, report=told.append)
+    assert objective.told == [step / 6 for step in range(6)]
+    assert ["late" in figures for figures in told] == [False, True, True]
+    assert told[1]["late"] == told[2]["late"] == 8.0
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

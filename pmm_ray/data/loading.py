@@ -22,6 +22,9 @@ from pmm_ray.data.images import ImageError, check_same_size, read_image, read_la
 from pmm_ray.data.transforms import Augment, crop_with_labels
 from pmm_ray.errors import UserError
 
+Targets = Tensor | tuple[Tensor, ...]
+"""What an image, or a batch of them, is to be learned with: a tensor or several."""
+
 
 class Draw(NamedTuple):
     """One image of an epoch: its `position` in the epoch's order, and the number of its `photo`."""
@@ -35,15 +38,15 @@ class Example(NamedTuple):
     """One augmented image (3, h, w) uint8, its target, and what went wrong while it was read: (name, why) pairs."""
 
     image: Tensor
-    target: Tensor
+    target: Targets
     problems: tuple[tuple[str, str], ...]
 
 
 class Batch(NamedTuple):
-    """Images (N, 3, h, w) uint8 and targets: labels (N, C) float32, or masks (N, h, w) int64."""
+    """Images (N, 3, h, w) uint8 and targets: labels (N, C) float32, or masks (N, h, w) int64; or several tensors."""
 
     images: Tensor
-    targets: Tensor
+    targets: Targets
     problems: tuple[tuple[str, str], ...]
 
 
@@ -82,7 +85,7 @@ class GlobalBatches(Sampler[list[Draw]]):
 class Examples(Dataset[Example]):
     """Photos made into examples. An image that cannot be read is replaced by the next one and told of."""
 
-    def __init__(self, photos: Sequence[Photo], make: Callable[[Photo], tuple[Tensor, Tensor]], *, seed: int):
+    def __init__(self, photos: Sequence[Photo], make: Callable[[Photo], tuple[Tensor, Targets]], *, seed: int):
         """`make` turns a photo into an augmented image and its target, drawing from torch's default generator."""
         self.photos = tuple(photos)
         self._make, self._seed = make, seed
@@ -122,9 +125,25 @@ class WithLabels:
             crop, _ = self.augment(image)
         else:
             crop, labels = crop_with_labels(self.augment, image, labels, _mask_of(image, rough), share=self.share)
-        present = torch.zeros(self.num_classes)
-        present[[label - 1 for label in labels]] = 1
-        return crop, present
+        return crop, _present(labels, self.num_classes)
+
+
+@dataclass(frozen=True)
+class WithLabelsAndArea:
+    """A photo as an image, its image-level labels (C,) as above, and (h, w) bool: where the crop shows the photo.
+
+    Elsewhere it reached beyond the photo and was filled, which is nothing that a pixel's label could be made of.
+    """
+
+    augment: Augment
+    num_classes: int
+
+    def __call__(self, photo: Photo) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The example of a photo."""
+        image = read_image(photo.image)
+        crop, filled = self.augment(image, np.zeros(image.shape[:2], np.uint8))
+        assert filled is not None
+        return crop, (_present(photo.labels, self.num_classes), filled != IGNORE)
 
 
 @dataclass(frozen=True)
@@ -161,7 +180,16 @@ def loader(examples: Examples, batches: GlobalBatches, *, processes: int, pin: b
 
 def _collate(examples: list[Example]) -> Batch:
     images, targets, problems = zip(*examples, strict=True)
-    return Batch(torch.stack(images), torch.stack(targets), tuple(problem for some in problems for problem in some))
+    several = isinstance(targets[0], tuple)
+    stacked = tuple(map(torch.stack, zip(*targets, strict=True))) if several else torch.stack(targets)
+    return Batch(torch.stack(images), stacked, tuple(problem for some in problems for problem in some))
+
+
+def _present(labels: Sequence[int], num_classes: int) -> Tensor:
+    """(C,) float32, 1 for each of the ids 1..C in `labels`."""
+    present = torch.zeros(num_classes)
+    present[[label - 1 for label in labels]] = 1
+    return present
 
 
 def _mask_of(image: np.ndarray, path: Path) -> np.ndarray:

@@ -13,6 +13,16 @@ def valid_pixels(mask: Tensor) -> Tensor:
     return mask != IGNORE
 
 
+def background_pixels(mask: Tensor) -> Tensor:
+    """Where a mask (N, H, W) says background: bool of the same shape."""
+    return mask == 0
+
+
+def foreground_pixels(mask: Tensor) -> Tensor:
+    """Where a mask (N, H, W) says some class: bool of the same shape."""
+    return valid_pixels(mask) & (mask != 0)
+
+
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     """Softmax cross-entropy: logits (N, C + 1, H, W), mask (N, H, W) int64 -> (N, H, W) float32, 0 where ignored."""
     return F.cross_entropy(logits.float(), mask, ignore_index=IGNORE, reduction="none")

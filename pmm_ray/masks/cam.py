@@ -93,6 +93,28 @@ def normalise(cam: NDArray[np.floating]) -> FloatArray:
     return scaled.astype(np.float32)
 
 
+def divided_by_peak(cam: NDArray[np.floating]) -> FloatArray:
+    """RRM's normalisation of each class channel: `x / max x`, so that 0 stays 0.
+
+    Args:
+        cam: (K, H, W) real and finite, >= 0 (after ReLU).
+
+    Returns:
+        (K, H, W) float32 in [0, 1]; a channel of zeros stays one.
+
+    Raises:
+        ValueError: `cam` is not (K, H, W), or has NaN, infinite or negative values.
+    """
+    if np.ndim(cam) != 3:
+        raise ValueError(f"a CAM must be (K, H, W), got shape {np.shape(cam)}")
+    x: FloatArray = np.asarray(cam, np.float32)
+    if x.size and not (x.min() >= 0 and x.max() < np.inf):
+        raise ValueError("the CAM has NaN, infinite or negative values; look at the network that made it")
+    peak = x.max(axis=(1, 2), keepdims=True, initial=0)
+    below: FloatArray = np.where(peak > 0, peak, 1).astype(np.float32)
+    return x / below
+
+
 def threshold_mask(cam: NDArray[np.floating], class_ids: Sequence[int], *, threshold: float) -> Mask:
     """The pseudo-mask without refinement: argmax over [threshold, cam]; the background scores `threshold` everywhere.
 

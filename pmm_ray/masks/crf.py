@@ -98,7 +98,7 @@ class Crf(Protocol):
         ...
 
     def multilabel(self, probs: NDArray[np.floating]) -> FloatArray:
-        """(L, H, W) scores -> (L, H, W) probabilities."""
+        """(L, H, W) scores, or (K, L, H, W) of K problems -> probabilities of the same shape."""
         ...
 
 
@@ -323,13 +323,15 @@ def _gaussian_kernel(height: int, width: int, sxy: float) -> Kernel:
     return made
 
 
-def compile_engine(*, labels: int = 8) -> None:
+def compile_engine(*, labels: int = 8, problems: int = 1, channels: int = 0) -> None:
     """Compile the numba engine, or load what another process here compiled, so that no image has to wait for it.
 
     Takes about ten seconds the first time on a machine and half a second later.
 
     Args:
         labels: The most labels that `multilabel` will be given, >= 1. Two-label problems are prepared in any number.
+        problems: How many problems `multilabel` will be given at once, >= 1.
+        channels: How many channels `filter` will be given; 0: it will not be used.
     """
     from pmm_ray.masks.jit import one_process_at_a_time
 
@@ -338,7 +340,8 @@ def compile_engine(*, labels: int = 8) -> None:
         for count in (1, 2, 4, 8):
             crf.binary(np.ones((count, 2, 3, 3), np.float32))
         for count in {1, 2, 4, 8, labels}:
-            crf.multilabel(np.ones((count, 3, 3), np.float32))
+            crf.multilabel(np.ones((problems, count, 3, 3), np.float32))
+        crf.filter(np.ones((channels, 3, 3), np.float32))
 
 
 def _pydensecrf(image: NDArray[np.uint8], params: CrfParams) -> Any:

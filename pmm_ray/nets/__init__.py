@@ -1,1 +1,1 @@
-"""Networks: the CAM classifier and the segmenter, built in one place."""
+"""Networks: the CAM classifier, the segmenter and RRM's network of both, built in one place."""

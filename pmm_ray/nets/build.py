@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from pmm_ray.errors import UserError
 from pmm_ray.files import atomic_path, readable
 from pmm_ray.nets.classifier import Classifier
+from pmm_ray.nets.joint import Joint
 from pmm_ray.nets.segmenter import Segmenter
 from pmm_ray.nets.weights import load_backbone
 from pmm_ray.places import place
@@ -39,6 +40,35 @@ def build_classifier(
     `weights` is 'pretrained', 'none' or a state-dict file; `batch_norm` ('frozen', 'train') is the backbone's policy;
     `correlation` adds SEAM's pixel correlation module to the CAMs.
     """
+    body, channels = _features(backbone, options, output_stride, weights)
+    return Classifier(
+        body, channels=channels, num_classes=num_classes, frozen=batch_norm == "frozen", correlation=correlation
+    )
+
+
+def build_joint(
+    *,
+    backbone: str,
+    options: Mapping[str, Any],
+    output_stride: int,
+    weights: str,
+    num_classes: int,
+    channels: int,
+    dilation: int,
+    batch_norm: str = "frozen",
+) -> Joint:
+    """RRM's network on the timm model `backbone`: a CAM head and a segmentation head, both new.
+
+    `num_classes` counts the background (C + 1), of which the CAM head knows nothing; `channels` and `dilation` are
+    those of the segmentation head; the others as for the classifier.
+    """
+    body, features = _features(backbone, options, output_stride, weights)
+    classifier = Classifier(body, channels=features, num_classes=num_classes - 1, frozen=batch_norm == "frozen")
+    return Joint(classifier, features=features, num_classes=num_classes, channels=channels, dilation=dilation)
+
+
+def _features(backbone: str, options: Mapping[str, Any], output_stride: int, weights: str) -> tuple[nn.Module, int]:
+    """A timm model without pooling and classifier, with its weights, and the channels that it ends in."""
     check_name(backbone)
     arguments = {"num_classes": 0, "global_pool": "", **options}
     strided = arguments if output_stride == 32 else {**arguments, "output_stride": output_stride}
@@ -55,9 +85,7 @@ def build_classifier(
     if weights not in ("pretrained", "none"):
         load_backbone(body, place(weights))
     channels: Any = getattr(body, "head_hidden_size", None) or body.num_features
-    return Classifier(
-        body, channels=channels, num_classes=num_classes, frozen=batch_norm == "frozen", correlation=correlation
-    )
+    return body, channels
 
 
 def build_segmenter(
@@ -102,6 +130,14 @@ def build_segmenter(
     return Segmenter(model, num_classes=num_classes, aux=aux, frozen=batch_norm == "frozen")
 
 
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "classifier": build_classifier,
+    "segmenter": build_segmenter,
+    "joint": build_joint,
+}
+"""What rebuilds a model file of each kind."""
+
+
 def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     """Write a model that `load_model` rebuilds without a download: `net` holds the builder's arguments but `weights`.
 
@@ -118,8 +154,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{path}: no such model")
     info = torch.load(readable(path), map_location="cpu", weights_only=True)
     state = info.pop("state")
-    build = build_classifier if info["kind"] == "classifier" else build_segmenter
-    module = build(weights="none", **info["net"])
+    module = _BUILDERS[info["kind"]](weights="none", **info["net"])
     module.load_state_dict(state)
     return module.eval(), info
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pmm_ray.data.dataset import IGNORE, Classes
+from pmm_ray.files import atomic_path
 
 Picture = NDArray[np.uint8]
 Item = tuple[str, tuple[int, int, int]]
@@ -77,6 +79,12 @@ def contact_sheet(sheets: Iterable[Picture]) -> Picture:
     padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     rule = np.full((1, width, 3), _RULE, np.uint8)
     return np.concatenate([part for row in padded for part in (rule, row)][1:])
+
+
+def write_picture(picture: Picture, path: Path) -> None:
+    """Write a PNG."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="png", optimize=True)
 
 
 def common_aspect(sizes: Iterable[tuple[int, int]]) -> float:

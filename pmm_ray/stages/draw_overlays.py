@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-
-from PIL import Image
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photo, Photos, Truth
 from pmm_ray.data.images import image_size, read_image, read_label
 from pmm_ray.errors import UserError
-from pmm_ray.files import atomic_path
 from pmm_ray.places import StorageError
-from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, mask_panel, overlay_sheet
+from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, mask_panel, overlay_sheet, write_picture
 from pmm_ray.stages.cam_files import cam_places
 from pmm_ray.stages.mask_files import mask_paths
 from pmm_ray.stages.stage import Context, Facts
@@ -82,7 +78,7 @@ def draw_overlays(
         drawn.append(photo.name)
         sheets.append(sheet)
         _log(sheet, _file_name(photo.name), context)
-        _write(panel, context.out / "panels" / f"{photo.name}.png")
+        write_picture(panel, context.out / "panels" / f"{photo.name}.png")
     if sheets:
         _log(contact_sheet(sheets), "contact.png", context)
     return {"pictures": drawn, "failed": failed}
@@ -112,10 +108,5 @@ def _file_name(name: str) -> str:
 
 def _log(sheet: Picture, name: str, context: Context) -> None:
     path = context.out / "overlays" / name
-    _write(sheet, path)
+    write_picture(sheet, path)
     context.log.picture(path, f"overlays/{name}")
-
-
-def _write(picture: Picture, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="png", optimize=True)

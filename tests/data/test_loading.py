@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pmm_ray.data.dataset import Photo
-from pmm_ray.data.loading import Draw, Examples, GlobalBatches, WithLabels, WithMasks, loader
+from pmm_ray.data.loading import Draw, Examples, GlobalBatches, WithLabels, WithLabelsAndArea, WithMasks, loader
 from pmm_ray.data.transforms import Augment
 from pmm_ray.errors import UserError
 
@@ -97,3 +97,15 @@ def test_a_loader_gives_the_same_batches_with_and_without_processes(tmp_path):
     assert len(found[0]) == 3
     for one, other in zip(*found, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
+
+
+def test_the_area_of_a_crop_is_where_it_shows_the_photo_and_not_what_was_filled_in(tmp_path):
+    photos = photos_in(tmp_path, 4)
+    augment = Augment(crop=32, resize=(0.5, 0.9), flip=True, jitter=0.0, fill=(0, 250, 0))
+    examples = Examples(photos, WithLabelsAndArea(augment, 3), seed=0)
+    batches = GlobalBatches(count=4, batch_size=4, seed=0)
+    (batch,) = loader(examples, batches, processes=0, pin=False)
+    labels, area = batch.targets
+    assert labels.shape == (4, 3) and labels.sum() == 4 and area.shape == (4, 32, 32) and area.dtype == torch.bool
+    filled = (batch.images == torch.tensor([0, 250, 0])[:, None, None]).all(dim=1)
+    assert torch.equal(filled, ~area) and 0 < area.float().mean() < 1

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from pmm_ray.losses.segmentation import PIXEL_LOSSES, binary_cross_entropy, cross_entropy, valid_pixels
+from pmm_ray.losses.segmentation import (
+    PIXEL_LOSSES,
+    background_pixels,
+    binary_cross_entropy,
+    cross_entropy,
+    foreground_pixels,
+    valid_pixels,
+)
 
 IGNORED = torch.tensor([[[0, 2, 255]]])
 
@@ -24,3 +31,8 @@ def test_ignored_pixels_have_neither_loss_nor_gradient(loss):
     assert logits.grad is not None
     assert torch.equal(logits.grad[..., 2], torch.zeros(1, 3, 1)) and (logits.grad[..., :2] != 0).all()
     assert valid_pixels(IGNORED).tolist() == [[[True, True, False]]]
+
+
+def test_background_foreground_and_ignored_pixels_are_all_there_are():
+    assert background_pixels(IGNORED).tolist() == [[[True, False, False]]]
+    assert foreground_pixels(IGNORED).tolist() == [[[False, True, False]]]

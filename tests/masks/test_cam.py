@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pmm_ray.masks.cam import as_cam, by_class, normalise, threshold_mask
+from pmm_ray.masks.cam import as_cam, by_class, divided_by_peak, normalise, threshold_mask
 
 finite = hnp.arrays(
     np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=4), elements=st.floats(-1e6, 1e6, width=32)
@@ -108,3 +108,14 @@ def test_threshold_mask_gives_equal_classes_to_the_smallest_id():
 
 def test_threshold_mask_without_classes_is_background():
     np.testing.assert_array_equal(threshold_mask(np.zeros((0, 2, 3)), [], threshold=0.2), np.zeros((2, 3)))
+
+
+def test_divided_by_peak_hand_worked():
+    cam = np.array([[[1.0, 0.0], [4.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    result = divided_by_peak(cam)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.array([[[0.25, 0], [1, 0.5]], [[0, 0], [0, 0]]], np.float32))
+    assert divided_by_peak(np.zeros((0, 2, 2))).shape == (0, 2, 2)
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="negative values"):
+            divided_by_peak(np.full((1, 1, 2), wrong))

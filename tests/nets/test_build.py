@@ -8,7 +8,7 @@ import torch
 
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
-from pmm_ray.nets.build import build_classifier, build_segmenter, load_model, save_model
+from pmm_ray.nets.build import build_classifier, build_joint, build_segmenter, load_model, save_model
 from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
 from pmm_ray.places import Remote
 
@@ -63,6 +63,35 @@ def test_segmenters_answer_at_input_size_whatever_the_size(arch, stride):
     logits = net(torch.randn(2, 3, 65, 90))
     assert {name: value.shape for name, value in logits.items()} == {"main": (2, 5, 65, 90), "aux": (2, 5, 65, 90)}
     assert set(net.eval()(torch.randn(1, 3, 32, 32))) == {"main"}
+
+
+def test_the_joint_network_answers_at_input_size_and_shows_the_cam_of_its_classifier():
+    net = build_joint(**MOBILE, weights="none", num_classes=5, channels=16, dilation=2)
+    images = torch.randn(2, 3, 65, 90)
+    logits, cam = net(images), net.cam(images)
+    assert {name: value.shape for name, value in logits.items()} == {"main": (2, 5, 65, 90)}
+    assert torch.equal(cam, net.classifier.cam(images)) and cam.shape == (2, 4, 5, 6)
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms and not any(norm.training for norm in norms)
+
+
+def test_the_segmentation_head_sees_as_far_as_two_dilated_convolutions():
+    net = build_joint(**MOBILE, weights="none", num_classes=3, channels=4, dilation=3)
+    features = torch.zeros(1, net.classifier.head.in_channels, 21, 21).requires_grad_()
+    net.segmentation(features)[0, :, 10, 10].sum().backward()
+    seen = features.grad[0].abs().sum(dim=0).nonzero().unique().tolist()
+    assert seen == [4, 7, 10, 13, 16]
+
+
+def test_a_joint_network_read_back_says_the_same(tmp_path: Path):
+    net = build_joint(**MOBILE, weights="none", num_classes=3, channels=16, dilation=2)
+    torch.nn.init.normal_(net.classifier.head.weight)
+    shape = {**MOBILE, "num_classes": 3, "channels": 16, "dilation": 2}
+    save_model(tmp_path / "model.pt", kind="joint", module=net, net=shape, info={})
+    back, _ = load_model(tmp_path / "model.pt")
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(back(images)["main"], net.eval()(images)["main"])
+    assert torch.equal(back.cam(images), net.cam(images))
 
 
 def test_a_model_read_back_says_the_same_and_needs_no_weights_file(anywhere: Path):

@@ -1,0 +1,111 @@
+"""Stage: image-level labels -> RRM's network, end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pmm_ray.config import HeadConfig, NetConfig, ReliableConfig, RrmTrainConfig
+from pmm_ray.data.dataset import Classes, Photos
+from pmm_ray.data.loading import Examples, WithLabelsAndArea
+from pmm_ray.losses.dense_energy import LatticeFilter
+from pmm_ray.masks.crf import compile_engine
+from pmm_ray.nets.build import build_joint
+from pmm_ray.report.overlays import contact_sheet, overlay_sheet, write_picture
+from pmm_ray.stages import fitting
+from pmm_ray.stages.crf import most_labels
+from pmm_ray.stages.label_crops import LabelledCrop, Labeller, label_maker
+from pmm_ray.stages.rrm_objective import SHARE, RrmObjective
+from pmm_ray.stages.stage import MODEL, Context, Facts, Log
+from pmm_ray.teams import Team
+from pmm_ray.training import Plan
+from pmm_ray.training import train as train_plan
+
+
+def train_rrm(
+    *,
+    photos: Photos,
+    net: NetConfig,
+    head: HeadConfig,
+    train: RrmTrainConfig,
+    labels: ReliableConfig,
+    context: Context,
+) -> Facts:
+    """Train classification, then classification and segmentation together.
+
+    Writes and logs labels/epoch-<0001...>.png: CAMs and reliable labels of some crops of each epoch that had any. The
+    fact `reliable` has the share of the photos' pixels that got a label in the last epoch, of each class and in all.
+    """
+    settings = {"photos": photos, "net": fitting.located(net), "head": head, "train": train, "labels": labels}
+    return fitting.fit_model(_work, settings, train=train, context=context)
+
+
+def _work(
+    team: Team,
+    *,
+    photos: Photos,
+    net: NetConfig,
+    head: HeadConfig,
+    train: RrmTrainConfig,
+    labels: ReliableConfig,
+    out: Path,
+    plan: Plan,
+    log: Log,
+) -> None:
+    """The work of one member of the team."""
+    torch.manual_seed(plan.seed)
+    mean, std = fitting.inputs(net)
+    num_classes = len(photos.classes)
+    shape = {**fitting.network(net), "num_classes": num_classes, **head.model_dump()}
+    joint = build_joint(weights=net.weights, **shape)
+    make = WithLabelsAndArea(fitting.augmentation(train, mean=mean), num_classes - 1)
+    examples = Examples(photos.photos, make, seed=plan.seed)
+    problems = 1 if labels.rule == "crf" else 2
+    compile_engine(labels=most_labels(photos), problems=problems, channels=num_classes)
+    # as many threads as torch has, which are this worker's share of the CPUs
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="labels") as pool:
+        # widths are of the crop, the energy is computed at half its size
+        sxy = train.energy_sxy / 2
+        objective = RrmObjective(
+            joint,
+            mean=mean,
+            std=std,
+            team=team,
+            labeller=Labeller(label_maker(labels), pool),
+            scales=labels.scales,
+            names=photos.classes.names,
+            joint_from=train.joint_from,
+            make_filter=partial(LatticeFilter, sxy=sxy, srgb=train.energy_srgb, map=pool.map),
+            energy_weight=train.energy_weight,
+            energy_gradient=train.energy_gradient,
+        )
+        to_log = fitting.reporter(log)
+
+        def report(figures: dict[str, float]) -> None:
+            to_log(figures)
+            _show(objective.seen, photos.classes, out / "labels", int(figures["epoch"]), log)
+
+        record = train_plan(objective, examples, plan=plan, team=team, out=out, report=report)
+    if team.rank == 0:
+        facts = fitting.facts_of(record, images=len(examples), module=joint)
+        facts["reliable"] = {name: value for name, value in record.history[-1].items() if name.startswith(SHARE)}
+        fitting.write_model(
+            out / MODEL, joint, kind="joint", net=shape, mean=mean, std=std, classes=photos.classes.names, facts=facts
+        )
+
+
+def _show(crops: Sequence[LabelledCrop], classes: Classes, folder: Path, epoch: int, log: Log) -> None:
+    """Write and log a sheet of crops with their CAMs and labels; none before the first joint step."""
+    if not crops:
+        return
+    sheets = [
+        overlay_sheet(crop.image, classes=classes, cam=crop.cam, class_ids=crop.class_ids, mask=crop.mask)
+        for crop in crops
+    ]
+    path = folder / f"epoch-{epoch:04d}.png"
+    write_picture(contact_sheet(sheets), path)
+    log.picture(path, f"labels/{path.name}")

@@ -1,0 +1,222 @@
+"""Labels to RRM's network."""
+
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stage_kit import CLASSES, artefact, context, draw, scene
+
+from pmm_ray.config import CamInferConfig, HeadConfig, NetConfig, PredictConfig, ReliableConfig, RrmTrainConfig
+from pmm_ray.data.images import read_label
+from pmm_ray.losses.dense_energy import LatticeFilter
+from pmm_ray.losses.segmentation import cross_entropy
+from pmm_ray.nets.build import build_joint, load_model
+from pmm_ray.stages import fitting
+from pmm_ray.stages.infer_cams import infer_cams
+from pmm_ray.stages.label_crops import LabelledCrop, Labeller, label_maker
+from pmm_ray.stages.predict_masks import predict_masks
+from pmm_ray.stages.rrm_objective import RrmObjective
+from pmm_ray.stages.train_rrm import train_rrm
+from pmm_ray.teams import LocalTeam
+
+NET = NetConfig(backbone="test_resnet", weights="none", output_stride=32, batch_norm="train")
+HEAD = HeadConfig(channels=8, dilation=1)
+TRAIN = RrmTrainConfig(epochs=3, batch_size=2, crop=64, resize=(0.8, 1.2), lr=1e-3)
+HERE = {"gpu": "no", "train_workers": 0, "infer_workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def photos_in(folder: Path):
+    boxes = {"a": (1, 5, 5, 30, 30), "b": (2, 10, 20, 35, 55), "c/d": (1, 2, 30, 20, 58), "e": (2, 4, 4, 36, 40)}
+    return draw(folder, {name: scene(box) for name, box in boxes.items()})[0]
+
+
+def test_the_stage_leaves_a_network_that_makes_cams_and_masks_and_shows_its_labels(tmp_path):
+    photos = photos_in(tmp_path)
+    given = {"photos": photos, "net": NET, "head": HEAD, "train": TRAIN, "labels": ReliableConfig()}
+    facts = train_rrm(**given, context=context(tmp_path / "rrm", **HERE))
+    history = [json.loads(line) for line in (tmp_path / "rrm/metrics.jsonl").read_text().splitlines()]
+    assert [("loss_foreground" in epoch, "reliable" in epoch) for epoch in history] == [
+        (False, False),
+        (True, True),  # the second half begins within this epoch
+        (True, True),
+    ]
+    assert history[-1]["loss_energy"] < 0
+    shares = facts["reliable"]
+    assert shares.keys() == {"reliable", "reliable/background", "reliable/red", "reliable/blue"}
+    assert shares["reliable"] == pytest.approx(sum(shares.values()) - shares["reliable"]) and shares["reliable"] <= 1
+    sheets = sorted(path.name for path in (tmp_path / "rrm/labels").iterdir())
+    assert sheets == ["epoch-0002.png", "epoch-0003.png"]
+    with Image.open(tmp_path / "rrm/labels/epoch-0003.png") as sheet:
+        assert sheet.width > 500 and sheet.height > 500
+    assert load_model(tmp_path / "rrm/model.pt")[1]["kind"] == "joint"
+
+    model = artefact(tmp_path / "rrm")
+    found = infer_cams(
+        photos=photos, model=model, infer=CamInferConfig(scales=(1.0,)), context=context(tmp_path / "cams", **HERE)
+    )
+    assert found == {"images": 4, "failed": []}
+    predict_masks(photos=photos, model=model, predict=PredictConfig(scales=(1.0,)), label_filter=True, crf=None,
+                  context=context(tmp_path / "masks", **HERE))  # fmt: skip
+    mask = read_label(tmp_path / "masks/masks/c/d.png")
+    assert mask.shape == (40, 60) and set(np.unique(mask)) <= {0, 1}
+
+
+class Stops:
+    """A log that ends the run when it is told of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def metrics(self, values, step=None):
+        if step == self.epoch:
+            raise KeyboardInterrupt
+
+    def picture(self, path, name): ...
+
+
+def test_a_training_stopped_in_either_half_goes_on_to_the_same_network(tmp_path):
+    given = {"photos": photos_in(tmp_path), "net": NET, "head": HEAD, "train": TRAIN, "labels": ReliableConfig()}
+    train_rrm(**given, context=context(tmp_path / "whole", **HERE))
+    stopped = context(tmp_path / "stopped", **HERE)
+    for epoch in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train_rrm(**given, context=replace(stopped, log=Stops(epoch)))
+    train_rrm(**given, context=stopped)
+    whole, again = (load_model(tmp_path / name / "model.pt")[0].state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+class Written:
+    """A labeller that answers with given masks, and keeps the CAMs that it was given."""
+
+    def __init__(self, masks: torch.Tensor):
+        self.masks, self.cams = masks.numpy().astype(np.uint8), []
+
+    def begin(self, images, cams, class_ids, inside):
+        self.cams, futures = cams, []
+        for image, cam, ids, mask in zip(images, cams, class_ids, self.masks, strict=True):
+            futures.append(Future())
+            futures[-1].set_result(LabelledCrop(image.movedim(0, -1).numpy(), cam.numpy(), ids, mask))
+        return futures
+
+
+LABELS = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+INSIDE = torch.ones(2, 64, 64, dtype=torch.bool)
+
+
+def objective(masks: torch.Tensor, *, progress: float = 0.5, **changes) -> RrmObjective:
+    torch.manual_seed(0)
+    net = build_joint(**fitting.network(NET), weights="none", num_classes=3, channels=8, dilation=1)
+    torch.nn.init.normal_(net.classifier.head.weight, std=0.1)
+    given = {"scales": (0.5, 1.0), "joint_from": 0.5, "energy_weight": 0.0, "energy_gradient": "published",
+             "make_filter": lambda images: lambda values: values} | changes  # fmt: skip
+    made = RrmObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), labeller=Written(masks),
+                        names=CLASSES.names, **given)  # fmt: skip
+    made.progress = progress
+    return made
+
+
+def batch() -> torch.Tensor:
+    return torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def masks_with(*values: tuple[int, int]) -> torch.Tensor:
+    """Masks (2, 64, 64) of 255, but so many pixels of these labels in the first image: (label, pixels)."""
+    flat = torch.full((2, 64 * 64), 255)
+    start = 0
+    for label, pixels in values:
+        flat[0, start : start + pixels] = label
+        start += pixels
+    return flat.view(2, 64, 64)
+
+
+def test_background_and_foreground_are_averaged_each_on_its_own_and_all_losses_are_added():
+    masks = masks_with((0, 900), (1, 7), (2, 3))
+    made = objective(masks, energy_weight=1e-3).eval()
+    figures = made(batch(), (LABELS, INSIDE))
+    pixel = cross_entropy(made.net(batch().float() / 127.5 - 1)["main"], masks)[0].flatten()
+    torch.testing.assert_close(figures["loss_background"], pixel[:900].mean())
+    torch.testing.assert_close(figures["loss_foreground"], pixel[900:910].mean())
+    parts = [value for name, value in figures.items() if name.startswith("loss_")]
+    assert len(parts) == 4 and figures["loss_energy"] < 0
+    torch.testing.assert_close(figures["loss"], torch.stack(parts).sum())
+    shares = {name: float(value) for name, value in figures.items() if name.startswith("reliable")}
+    assert shares == {
+        "reliable": pytest.approx(910 / 8192),
+        "reliable/background": pytest.approx(900 / 8192),
+        "reliable/red": pytest.approx(7 / 8192),
+        "reliable/blue": pytest.approx(3 / 8192),
+    }
+
+
+@pytest.mark.parametrize("values", [(), ((0, 5),), ((2, 5),)])
+def test_an_empty_set_of_pixels_costs_0_and_every_gradient_is_a_number(values):
+    made = objective(masks_with(*values))
+    figures = made(batch(), (LABELS, INSIDE))
+    assert (figures["loss_background"] == 0) == (values != ((0, 5),))
+    assert (figures["loss_foreground"] == 0) == (values != ((2, 5),))
+    figures["loss"].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in made.parameters())
+
+
+def test_before_the_joint_part_only_classification_learns_and_every_parameter_has_a_gradient():
+    made = objective(masks_with((0, 9)), progress=0.49)
+    figures = made(batch(), (LABELS, INSIDE))
+    assert figures.keys() == {"loss", "loss_classification"} and made.seen == []
+    figures["loss"].backward()
+    assert all((parameter.grad == 0).all() for parameter in made.net.segmentation.parameters())
+    assert any((parameter.grad != 0).any() for parameter in made.net.backbone.parameters())
+
+
+def test_labels_are_made_of_the_mean_of_all_scales_for_the_images_own_classes_without_gradient():
+    made = objective(masks_with((0, 9))).eval()
+    made(batch(), (LABELS, INSIDE))
+    inputs, resized = batch().float() / 127.5 - 1, torch.nn.functional.interpolate
+    small = resized(inputs, size=(32, 32), mode="bilinear", align_corners=False, antialias=True)
+    views = [
+        resized(made.net.cam(view), size=(64, 64), mode="bilinear", align_corners=False) for view in (inputs, small)
+    ]
+    mean = (views[0] + views[1]) / 2
+    first, second = made._labeller.cams
+    assert not second.requires_grad and first.shape == (1, 64, 64)
+    torch.testing.assert_close(first, mean[0, :1].detach())
+    torch.testing.assert_close(second, mean[1].detach())
+
+
+def test_other_scales_leave_the_batch_norm_of_scale_1_alone():
+    statistics = []
+    for scales in ((1.0,), (0.5, 1.0, 2.0)):
+        made = objective(masks_with((0, 9)), scales=scales)
+        made(batch(), (LABELS, INSIDE))
+        assert made.net.training
+        statistics.append({name: buffer.clone() for name, buffer in made.named_buffers()})
+    assert statistics[0] and all(torch.equal(value, statistics[1][name]) for name, value in statistics[0].items())
+
+
+def test_filled_in_pixels_do_not_count_in_the_shares():
+    inside = INSIDE.clone()
+    inside[1] = False
+    assert float(objective(masks_with((1, 4096)))(batch(), (LABELS, inside))["reliable"]) == 1
+
+
+@pytest.mark.parametrize("head", ["classifier.head", "segmentation.2"])
+def test_a_network_that_says_no_number_has_such_a_loss_and_no_other_error(head):
+    made = objective(masks_with((0, 9)), energy_weight=1e-3, make_filter=partial(LatticeFilter, sxy=9.0, srgb=9.0))
+    torch.nn.init.constant_(made.net.get_submodule(head).weight, torch.nan)
+    with ThreadPoolExecutor(1) as pool:
+        made._labeller = Labeller(label_maker(ReliableConfig()), pool)
+        assert made(batch(), (LABELS, INSIDE))["loss"].isnan()
