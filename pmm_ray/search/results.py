@@ -92,7 +92,7 @@ def _settings_table(sweep: Sweep, tried: Sequence[Tried], most: int | None = _LI
     listed = ordered[:most]
     listed += [one for one in ordered[len(listed) :] if one.default]
     keys = sweep.space.keys
-    others = sorted({name for one in tried for name in one.figures} - {"images", "epoch", _label(sweep)})
+    others = _telling(tried, score=_label(sweep))
     columns = [Column("setting", "text"), Column(_label(sweep)), Column("share"), Column("ending", "text")]
     columns += [Column(name) for name in others] + [Column(key, "text") for key in keys]
     rows = [
@@ -108,6 +108,21 @@ def _settings_table(sweep: Sweep, tried: Sequence[Tried], most: int | None = _LI
     ]
     title = f"{len(tried)} settings" + (f", the best {len(rows)}" if len(rows) < len(tried) else "")
     return Table(title, tuple(columns), tuple(rows), protocol(sweep))
+
+
+def _telling(tried: Sequence[Tried], *, score: str) -> list[str]:
+    """Figures that tell settings apart, and not as the score or another one does (few classes: all are frequent)."""
+
+    def values(name: str) -> tuple[float | None, ...]:
+        return tuple(one.figures.get(name) for one in tried)
+
+    names = {name for one in tried for name in one.figures} - {"images", "epoch", score}
+    found: list[str] = []
+    for name in sorted(names, key=len):
+        same = values(name) in map(values, [score, *found])
+        if not same and (len(tried) == 1 or len(set(values(name))) > 1):
+            found.append(name)
+    return sorted(found)
 
 
 def _best_table(sweep: Sweep, record: Record) -> Table:
