@@ -28,11 +28,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def finished(ray_session, tmp_path_factory) -> tuple[Path, str]:
-    """One uninterrupted tiny run that others are compared with, on two training workers: its folder and its output."""
+    """One uninterrupted tiny run that others are compared with: its folder and its output.
+
+    Two workers train; all else is done in this process, where others have actors on one node or several.
+    """
     from tiny_run import run_here, tiny
 
     folder = tmp_path_factory.mktemp("run")
-    return folder, run_here(tiny(folder))
+    return folder, run_here(tiny(folder, "cluster.infer_workers=0", "cluster.mask_workers=0"))
 
 
 @pytest.fixture(scope="session")

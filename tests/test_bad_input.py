@@ -64,7 +64,7 @@ def run(photos, store, *more):
             f"seg.net={net}",
             *("seg.arch=unet", "seg.train={epochs: 1, batch_size: 4, crop: 32}"),
             "seg.predict={scales: [1.0], flip: false}",
-            *("cycles.count=0", "cluster.num_cpus=2"),
+            *("cycles.count=0", "cluster.num_cpus=2", "cluster.train_workers=0", "cluster.infer_workers=0"),
             *more,
         ]
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import masks, tiny
+from tiny_run import copy_stages, masks, tiny
 
 from pmm_ray.files import write_atomic
 from pmm_ray.run import main
@@ -91,21 +91,16 @@ def test_a_changed_mask_setting_keeps_the_cams(finished, capsys):
     assert state["make_masks"] == state["train_seg"] == "would"
 
 
-def test_a_run_without_ground_truth_stopped_five_times_goes_on_to_the_same_masks(finished, tmp_path):
+def test_a_run_without_ground_truth_stopped_three_times_goes_on_to_the_same_masks(finished, tmp_path):
     import ray
 
     folder, _ = finished
     store = tmp_path / "store"
     words = tiny(folder, f"store={store}", *blind(folder, tmp_path / "photos"))
+    copy_stages(("train_cam",), folder / "store", store)
     # The runs join the tests' own Ray, which is left to clear up after them.
     environment = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    points = (
-        "train_cam/*/checkpoint.pt",
-        "infer_cams/*/cams/*.parquet",
-        "make_masks/*/masks/*.png",
-        "train_seg/*/checkpoint.pt",
-        "predict_masks/*/raw/*.png",
-    )
+    points = ("infer_cams/*/cams/*.parquet", "make_masks/*/masks/*.png", "train_seg/*/checkpoint.pt")
     for point in points:
         # The first time it is asked to end, as by Ctrl-C or a scheduler; then it is killed.
         number = signal.SIGTERM if point == points[0] else signal.SIGKILL
@@ -123,6 +118,7 @@ def test_in_object_storage_a_killed_run_goes_on_to_the_masks_of_the_disk(finishe
     store = bucket / "store"
     tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     words = tiny(folder, f"store={store}", f"data.root={bucket}/shapes", tracking, "cycles.count=0")
+    words += ["cluster.infer_workers=0"]
     # A store may be copied: what was done on the disk is done.
     for path in (folder / "store/train_cam").rglob("*.*"):
         write_atomic(store / path.relative_to(folder / "store").as_posix(), path.read_bytes())

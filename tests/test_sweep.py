@@ -44,7 +44,7 @@ def tiny(folder: Path, *more: str) -> list[str]:
         "seg.arch=unet",
         "seg.train={epochs: 2, batch_size: 4, crop: 64}",
         "seg.predict={scales: [1.0], flip: false}",
-        "cluster.num_cpus=2",
+        *("cluster.num_cpus=2", "cluster.train_workers=0", "cluster.infer_workers=0"),
         "tracking.overlays=0",
         *more,
     ]

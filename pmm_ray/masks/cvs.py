@@ -35,7 +35,7 @@ def _cv(cam: FloatArray, *, t: float) -> FloatArray:
     # products and sums over all pixels: picking the foreground's out takes several times longer
     inside = cam > t
     foreground = cam * inside
-    counts = np.maximum(inside.sum(axis=(1, 2)), 1)
+    counts = np.maximum([np.count_nonzero(channel) for channel in inside], 1)
     mean = foreground.sum(axis=(1, 2), dtype=np.float64) / counts
     square = np.einsum("khw,khw->k", foreground, foreground, dtype=np.float64) / counts
     variance = np.maximum(square - mean**2, 0)

@@ -83,8 +83,8 @@ def pseudo_masks(
     for members in groups.values():
         crf = DenseCRF(image, params=settings[members[0]].crf, backend=backend)
         crf_on(image, crf, shape=x.shape[1:])  # checks the sizes
-        # makers that ask for the same kind of problem fill the lanes together
-        members.sort(key=lambda index: settings[index].maker)
+        # makers that ask for the same kind of problem fill the lanes together, and of these whose points move alike
+        members.sort(key=lambda index: (settings[index].maker, settings[index].alpha))
         for first in range(0, len(members), _TOGETHER):
             some = members[first : first + _TOGETHER]
             yield from zip(some, _together(x, labels, [settings[index] for index in some], crf), strict=True)

@@ -132,7 +132,8 @@ def proportions(x: FloatArray, inside: NDArray[np.bool_], *, eps: float) -> Floa
     if not eps >= 0:
         raise ValueError(f"eps must be >= 0, got {eps}")
     # a product, which is faster than a sum of some
-    total = eps + np.sum(x * inside, axis=(1, 2), keepdims=True, dtype=np.float64)
+    rows = np.sum(x * inside, axis=2, keepdims=True)
+    total = eps + rows.sum(axis=1, keepdims=True, dtype=np.float64)
     below: FloatArray = np.where(total > 0, total, np.inf).astype(np.float32)
     return x / below
 
