@@ -196,11 +196,57 @@ class CrfConfig(Section):
     )
 
 
+class TrimapConfig(Section):
+    """Mat-Label: which pixels are certain before matting decides the others."""
+
+    source: Literal["cam", "crf"] = Field(
+        "cam", description="certain by the CAM's own scores, or by two dense CRFs (masks.crf, as in RRM)"
+    )
+    high: Probability = Field(0.45, description="source 'cam': a class is certain where its score is highest and above")
+    low: Probability = Field(0.1, description="source 'cam': background is certain where every score is below")
+    foreground_alpha: Positive = Field(4.0, description="source 'crf': (1 - x)^alpha of the CRF that classes come from")
+    background_alpha: Positive = Field(
+        32.0, description="source 'crf': (1 - x)^alpha of the CRF that background comes from"
+    )
+    min_probability: Probability = Field(0.8, description="source 'crf': certain from this probability on")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrimapConfig:
+        if self.low > self.high:
+            raise ValueError(f"low must be at most high, got low {self.low} and high {self.high}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The other source's numbers do not matter."""
+        found = super().identity()
+        of_cam = ("high", "low")
+        return {
+            name: value
+            for name, value in found.items()
+            if name == "source" or (name in of_cam) == (self.source == "cam")
+        }
+
+
+class MattingConfig(Section):
+    """Mat-Label: image matting of what the trimap leaves open."""
+
+    kind: Literal["closed_form", "knn", "random_walk"] = Field(
+        "closed_form", description="what says which pixels look alike: pymatting's closed form, kNN, or random walk"
+    )
+    epsilon: Positive = Field(1e-4, description="closed form: how freely colours may leave their line")
+    size: int = Field(
+        320,
+        ge=16,
+        description="long side at which matting is done, pixels; a guided filter brings mattes to the image's",
+    )
+    margin: Probability = Field(0.1, description="a pixel whose best two scores are closer becomes 255")
+
+
 class MasksConfig(Section):
     """Pseudo-masks from CAMs."""
 
-    maker: Literal["ppg", "baseline", "threshold"] = Field(
-        "ppg", description="proportional generation, one CRF over all classes, or a plain threshold"
+    maker: Literal["ppg", "baseline", "threshold", "matting"] = Field(
+        "ppg", description="proportional generation, one CRF over all classes, a plain threshold, or image matting"
     )
     cvs: bool = Field(True, description="coefficient of variation smoothing before the maker")
     s: NonNegative = Field(0.3, description="CVS: strength in x^(1 - s cv)")
@@ -216,6 +262,22 @@ class MasksConfig(Section):
     )
     threshold: Probability = Field(0.2, description="maker 'threshold': background score")
     crf: CrfConfig = CrfConfig()
+    trimap: TrimapConfig = TrimapConfig()
+    matting: MattingConfig = MattingConfig()
+
+    @property
+    def with_crf(self) -> bool:
+        """Whether the CRF plays a part."""
+        return self.maker in ("ppg", "baseline") or (self.maker == "matting" and self.trimap.source == "crf")
+
+    def identity(self) -> dict[str, Any]:
+        """Matting and the other makers do not matter to each other."""
+        found = super().identity()
+        own = ("trimap", "matting")
+        if self.maker != "matting":
+            return {name: value for name, value in found.items() if name not in own}
+        shared = ("maker", "cvs", *(("s", "t", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
+        return {name: found[name] for name in (*shared, *own)}
 
 
 class SegTrainConfig(TrainConfig):
