@@ -420,6 +420,9 @@ class EvalConfig(Section):
         True, description="score the network's predictions after a dense CRF too (preset 'segmentation'; RRM: rrm.crf)"
     )
     min_images: int = Field(8, ge=1, description="also report the mean over classes with so many images in the set")
+    boundary: Probability = Field(
+        0.0, description="also score masks in a band so wide along outlines, as a share of the diagonal (0.02); 0: not"
+    )
 
 
 class AblationConfig(Section):

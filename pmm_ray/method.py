@@ -16,6 +16,8 @@ from pmm_ray.stages.stage import snapshot
 NO_PUS = PusConfig(variant="none")
 PUS_ACTIVE = "PUS active"
 """Column with the share of steps on which PUS acted."""
+BOUNDARY = " (boundary)"
+"""Ends the name of a column with the mIoU in a band along outlines."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def _metric(column: str) -> str:
     """A column's name in letters that MLflow takes: 'val + CRF' -> 'mIoU/val with CRF'."""
     if column == PUS_ACTIVE:
         return column
-    measured = column.removesuffix(" (frequent)")
-    group = "mIoU" if measured == column else "mIoU of frequent classes"
-    return f"{group}/{measured.replace(' + ', ' with ')}"
+    groups = {" (frequent)": "mIoU of frequent classes", BOUNDARY: "mIoU along outlines"}
+    suffix = next((suffix for suffix in groups if column.endswith(suffix)), "")
+    return f"{groups.get(suffix, 'mIoU')}/{column.removesuffix(suffix).replace(' + ', ' with ')}"
 
 
 def _named(crf: CrfConfig) -> str:
@@ -247,6 +249,7 @@ class Method:
     ) -> dict[str, float]:
         if split.truth is None:
             return {}
+        band = self.config.eval.boundary
         found = self.run(
             "evaluate_masks",
             title=title,
@@ -256,8 +259,10 @@ class Method:
             truth=split.truth,
             min_images=self.config.eval.min_images,
             protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 left out",
+            **({"boundary": band} if band else {}),
         )
-        return self._values(column, found)
+        along = {f"{column}{BOUNDARY}": found.facts["miou_boundary"]} if band and found.done else {}
+        return self._values(column, found) | along
 
     def _values(self, column: str, found: Artefact) -> dict[str, float]:
         if not found.done:
