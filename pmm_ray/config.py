@@ -131,9 +131,41 @@ class TrainConfig(Section):
         return self
 
 
+class D2CamConfig(Section):
+    """D2CAM of Mat-Label, a reconstruction: four losses on the CAM classifier, each off at weight 0."""
+
+    category: NonNegative = Field(0.0, description="weight of the contrast between pixels and class prototypes")
+    foreground: NonNegative = Field(0.0, description="weight of the contrast between foreground and background")
+    stability: NonNegative = Field(0.0, description="weight of the difference to the moving average's CAM")
+    exclusivity: NonNegative = Field(0.0, description="weight of two classes' activation at one pixel")
+    begin: Probability = Field(0.25, description="share of the training that is classification only, before they begin")
+    high: Probability = Field(0.5, description="contrasts: a class is sure where its score is highest and above")
+    low: Probability = Field(0.1, description="contrasts: background is sure where every score is below")
+    temperature: Positive = Field(0.1, description="contrasts: cosines are divided by this")
+    momentum: Probability = Field(0.9, description="of the prototypes, by step")
+    average: Probability = Field(0.99, description="decay of the moving average of networks, by step")
+
+    @property
+    def on(self) -> bool:
+        """Whether any part is."""
+        return max(self.category, self.foreground, self.stability, self.exclusivity) > 0
+
+    def identity(self) -> dict[str, Any]:
+        """Of a part that is off its settings do not matter."""
+        parts = {
+            "category": ("category", "high", "low", "temperature", "momentum"),
+            "foreground": ("foreground", "high", "low", "temperature"),
+            "stability": ("stability", "average"),
+            "exclusivity": ("exclusivity",),
+        }
+        wanted = {name for part, names in parts.items() if getattr(self, part) > 0 for name in ("begin", *names)}
+        return {name: value for name, value in super().identity().items() if name in wanted}
+
+
 class CamTrainConfig(TrainConfig):
     """Training of the multi-label classifier."""
 
+    d2cam: D2CamConfig = D2CamConfig()
     equivariance: NonNegative = Field(0.0, description="weight of SEAM's equivariance losses (ER and ECR); 0: off")
     equivariance_scale: Positive = Field(0.3, description="scale of the second view in the equivariance losses")
     multi_crop: bool = Field(
@@ -144,6 +176,17 @@ class CamTrainConfig(TrainConfig):
         0.1, description="keep a class if its share of object in the crop, or of the crop covered, exceeds this"
     )
     multi_crop_alpha: Positive = Field(24.0, description="alpha of the baseline CRF that makes the rough masks")
+
+    @model_validator(mode="after")
+    def _one_regulariser(self) -> CamTrainConfig:
+        if self.equivariance > 0 and self.d2cam.on:
+            raise ValueError("equivariance and d2cam are two ways to train a CAM: set the weights of one of them to 0")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Without D2CAM it is the training it always was."""
+        found = super().identity()
+        return found if self.d2cam.on else {name: value for name, value in found.items() if name != "d2cam"}
 
 
 class CamInferConfig(Section):
@@ -434,6 +477,7 @@ class AblationConfig(Section):
     )
     upper_bound: bool = Field(False, description="also train on the ground truth (labelled as the upper bound)")
     segmentation: bool = Field(True, description="train segmentation networks; off: masks only")
+    parts: bool = Field(True, description="mat_label_ablation: also train D2CAM without each of its parts, for the CAM")
 
 
 class SweepConfig(Section):
@@ -519,7 +563,9 @@ class TrackingConfig(Section):
 class Config(Section):
     """Everything."""
 
-    recipe: Literal["pmm", "ablation", "rrm", "rrm_two_step", "rrm_ablation"] = Field("pmm", description="which method")
+    recipe: Literal["pmm", "ablation", "rrm", "rrm_two_step", "rrm_ablation", "mat_label", "mat_label_ablation"] = (
+        Field("pmm", description="which method")
+    )
     name: str = Field("pmm", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run in MLflow and on the screen")
     store: str = Field(
         "runs",

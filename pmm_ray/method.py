@@ -250,6 +250,7 @@ class Method:
         if split.truth is None:
             return {}
         band = self.config.eval.boundary
+        more: dict[str, Any] = {"boundary": band} if band else {}
         found = self.run(
             "evaluate_masks",
             title=title,
@@ -259,7 +260,7 @@ class Method:
             truth=split.truth,
             min_images=self.config.eval.min_images,
             protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 left out",
-            **({"boundary": band} if band else {}),
+            **more,
         )
         along = {f"{column}{BOUNDARY}": found.facts["miou_boundary"]} if band and found.done else {}
         return self._values(column, found) | along
