@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Folder
-from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
+from pmm_ray.config import CamTrainConfig, Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
@@ -70,19 +70,23 @@ class Method:
 
     # Image-level labels -> CAMs -> pseudo-masks.
 
-    def cams(self) -> Artefact:
-        """CAMs of the training images: from a classifier trained on their labels, or made elsewhere."""
+    def cams(self, train: CamTrainConfig | None = None, *, name: str = "CAM") -> Artefact:
+        """CAMs of the training images: from a classifier trained on their labels, or made elsewhere.
+
+        `train` is in place of `cam.train`, and `name` the way to train that the plan tells them apart by.
+        """
         cam, photos = self.config.cam, self.data.train.photos
         if cam.npy is not None:
             return self.run("import_cams", title="CAMs made elsewhere", photos=photos, folder=Folder.of(cam.npy))
-        plain = cam.train.model_copy(update={"multi_crop": False})
-        model = self._classifier("CAM classifier", plain, rough_masks=None)
-        if cam.train.multi_crop:
-            alpha = cam.train.multi_crop_alpha
+        train, by = train or cam.train, "" if name == "CAM" else f" by {name}"
+        plain = train.model_copy(update={"multi_crop": False})
+        model = self._classifier(f"CAM classifier{by}", plain, rough_masks=None)
+        if train.multi_crop:
+            alpha = train.multi_crop_alpha
             rough = MasksConfig(maker="baseline", cvs=False, alpha=alpha, crf=CrfConfig(preset="baseline"))
-            masks = self.masks(self._cams_of("rough CAMs", model), rough, title="rough masks")
-            model = self._classifier("CAM classifier on crops", cam.train, rough_masks=masks)
-        return self._cams_of("CAMs", model)
+            masks = self.masks(self._cams_of(f"rough CAMs{by}", model), rough, title="rough masks")
+            model = self._classifier(f"CAM classifier on crops{by}", train, rough_masks=masks)
+        return self._cams_of(f"CAMs{by}", model)
 
     def _classifier(self, title: str, train: Any, *, rough_masks: Artefact | None) -> Artefact:
         return self.run(
@@ -201,14 +205,14 @@ class Method:
 
     # Evaluation: the only stages that see ground truth.
 
-    def score_cams(self, cams: Artefact) -> dict[str, float]:
+    def score_cams(self, cams: Artefact, *, title: str = "score of the CAMs") -> dict[str, float]:
         """mIoU of the CAM at the best threshold of the curve."""
         train = self.data.train
         if train.truth is None:
             return {}
         found = self.run(
             "evaluate_cams",
-            title="score of the CAMs",
+            title=title,
             photos=train.photos,
             cams=cams,
             truth=train.truth,

@@ -1,0 +1,133 @@
+"""Mat-Label's recipes as a user runs them, on a handful of drawn images, all in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import run_here
+
+from pmm_ray.config import AblationConfig, CamConfig, CamTrainConfig, Config, D2CamConfig
+from pmm_ray.pipeline import Runner
+from pmm_ray.recipes import cam_trainings, d2cam_parts
+from pmm_ray.run import main
+
+NET = "{backbone: test_resnet, weights: none, batch_norm: train, output_stride: 32}"
+RECIPES = Path(__file__).parents[1] / "conf/recipe"
+MASKS = tuple(
+    row.format(cam=cam)
+    for cam in ("CAM", "D2CAM")
+    for row in ("CRF baseline on {cam}", "PPG on {cam}", "matting on {cam}", "matting on {cam}, trimap of two CRFs")
+)
+CAMS = ("CAM, best threshold", "D2CAM, best threshold")
+NETWORKS = tuple(f"segmentation: {maker} on {cam}" for cam in ("CAM", "D2CAM") for maker in ("PPG", "matting"))
+
+
+def words(folder: Path, *more: str) -> list[str]:
+    return [
+        str(RECIPES / "mat_label.yaml"),
+        f"store={folder / 'store'}",
+        f"data.root={folder / 'shapes'}",
+        "data.shapes={train: 6, val: 3}",
+        f"cam.net={NET}",
+        "cam.train={epochs: 2, batch_size: 3, crop: 64, optimizer: adamw, lr: 1.0e-3}",
+        "cam.infer={scales: [1.0], flip: false}",
+        "masks.matting.size=64",
+        f"seg.net={NET}",
+        "seg.arch=unet",
+        "seg.train={epochs: 1, batch_size: 3, crop: 64}",
+        "seg.predict={scales: [1.0], flip: false}",
+        "cycles.count=0",
+        "pus.variant=none",
+        "ablation.seeds=[0]",
+        "ablation.upper_bound=false",
+        "ablation.parts=false",
+        "eval.min_images=1",
+        "cluster={train_workers: 0, infer_workers: 0, mask_workers: 0, gpu: 'no'}",
+        "tracking.overlays=0",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory) -> tuple[Path, str]:
+    """One run of all variants, without Ray: its folder and its output."""
+    folder = tmp_path_factory.mktemp("mat")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "start_ray", lambda self: None)
+        return folder, run_here(words(folder, "recipe=mat_label_ablation", "name=mat"))
+
+
+def plan(folder: Path, capsys, *more: str) -> list[str]:
+    assert main([*words(folder, *more), "--dry-run"]) == 0
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("done", "would run"))]
+
+
+def test_the_ablation_has_a_line_for_each_cam_each_mask_and_each_network(ablation):
+    folder, output = ablation
+    table = (folder / "store/tables/mat-ablation.md").read_text()
+    assert all(row in output and row in table for row in (*MASKS, *CAMS, *NETWORKS))
+    (head,) = (line for line in table.splitlines() if "train masks" in line and line.startswith("|"))
+    assert [f"{column} (boundary)" in head for column in ("train masks", "val", "val + CRF")] == [True] * 3
+    cells = [cell.strip() for cell in head.split("|")]
+    for row, column in ((MASKS[2], "train masks (boundary)"), (NETWORKS[3], "val + CRF (boundary)")):
+        line = next(line for line in table.splitlines() if line.startswith(f"| {row} "))
+        assert 0 <= float(line.split("|")[cells.index(column)]) <= 100
+
+
+def test_the_recipe_is_the_ablations_own_lines_and_nothing_is_done_again(ablation, capsys):
+    folder, _ = ablation
+    steps = plan(folder, capsys)
+    assert len(steps) >= 9 and [line for line in steps if line.startswith("would")] == []
+    assert any("pseudo-masks by matting" in line for line in steps)
+
+
+@pytest.mark.parametrize("maker", ["ppg", "baseline", "threshold", "matting"])
+def test_any_maker_works_on_the_same_cams_by_one_setting(ablation, capsys, maker):
+    folder, _ = ablation
+    steps = plan(folder, capsys, f"masks.maker={maker}", "masks.matting.margin=0.2", "masks.alpha=7")
+    of_cams = [line.split()[0] for line in steps if "/infer_cams/" in line]
+    of_masks = [line.split()[0] for line in steps if "/make_masks/" in line]
+    assert (of_cams, of_masks) == (["done"], ["would"])
+
+
+def test_each_part_of_d2cam_that_is_on_is_left_out_once():
+    plain = D2CamConfig(category=1.0, stability=2.0, exclusivity=3.0)
+    config = Config(recipe="mat_label_ablation", cam=CamConfig(train=CamTrainConfig(d2cam=plain)))
+    found = {name: train.d2cam for name, train in d2cam_parts(config)}
+    assert found == {
+        "D2CAM without category decoupling": D2CamConfig(stability=2.0, exclusivity=3.0),
+        "D2CAM without stability": D2CamConfig(category=1.0, exclusivity=3.0),
+        "D2CAM without exclusivity": D2CamConfig(category=1.0, stability=2.0),
+    }
+    for change in ({"ablation": AblationConfig(parts=False)}, {"cam": CamConfig(npy="cams", train=config.cam.train)}):
+        assert not list(d2cam_parts(config.model_copy(update=change)))
+    assert [name for name, _ in cam_trainings(config.model_copy(update={"cam": CamConfig(npy="cams")}))] == ["CAM"]
+
+
+def test_a_weight_is_another_training_and_one_that_plays_no_part_is_not(ablation, capsys):
+    folder, _ = ablation
+
+    def state(*more: str) -> str:
+        return next(line.split()[0] for line in plan(folder, capsys, *more) if "/train_cam/" in line)
+
+    assert state("cam.train.d2cam.category=0.5") == "would"
+    assert state("cam.train.d2cam.stability=0", "cam.train.d2cam.average=0.5") == "done"
+    off = "{category: 0, foreground: 0, stability: 0, exclusivity: 0, temperature: 3}"
+    assert state(f"cam.train.d2cam={off}") == "done"
+
+
+def test_mlflow_has_what_the_trimaps_knew_by_class_and_the_losses(ablation):
+    from mlflow.tracking import MlflowClient
+
+    folder, _ = ablation
+    client = MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
+    experiment = client.get_experiment_by_name("pmm_ray").experiment_id
+    (run,) = client.search_runs([experiment], "tags.mlflow.runName = 'matting on D2CAM' and tags.stage = 'make_masks'")
+    known = {name for name in run.data.metrics if name.startswith("certain")}
+    assert {"certain/background", "certain/unknown"} < known and "fell_back_in_all" in run.data.metrics
+    (run,) = client.search_runs([experiment], "tags.mlflow.runName = 'CAM classifier by D2CAM'")
+    assert {"sure", "loss_category", "loss_foreground", "loss_stability", "loss_exclusivity"} <= run.data.metrics.keys()
+    manifest = next((folder / "store/make_masks").glob("*/manifest.json"))
+    assert json.loads(manifest.read_text())["facts"]["images"] == 6
