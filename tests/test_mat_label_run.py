@@ -23,6 +23,8 @@ MASKS = tuple(
 CAMS = ("CAM, best threshold", "D2CAM, best threshold")
 NETWORKS = tuple(f"segmentation: {maker} on {cam}" for cam in ("CAM", "D2CAM") for maker in ("PPG", "matting"))
 
+ABLATION = ("recipe=mat_label_ablation", "ablation.seeds=[0]", "ablation.upper_bound=false", "ablation.parts=false")
+
 
 def words(folder: Path, *more: str) -> list[str]:
     return [
@@ -40,10 +42,8 @@ def words(folder: Path, *more: str) -> list[str]:
         "seg.predict={scales: [1.0], flip: false}",
         "cycles.count=0",
         "pus.variant=none",
-        "ablation.seeds=[0]",
-        "ablation.upper_bound=false",
-        "ablation.parts=false",
         "eval.min_images=1",
+        "eval.crf=false",
         "cluster={train_workers: 0, infer_workers: 0, mask_workers: 0, gpu: 'no'}",
         "tracking.overlays=0",
         *more,
@@ -51,12 +51,13 @@ def words(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ablation(tmp_path_factory) -> tuple[Path, str]:
-    """One run of all variants, without Ray: its folder and its output."""
+def runs(tmp_path_factory) -> tuple[Path, str, str]:
+    """The recipe, and the ablation's CAMs and masks, without Ray: their folder and what they printed."""
     folder = tmp_path_factory.mktemp("mat")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runner, "start_ray", lambda self: None)
-        return folder, run_here(words(folder, "recipe=mat_label_ablation", "name=mat"))
+        recipe = run_here(words(folder, "name=mat"))
+        return folder, recipe, run_here(words(folder, *ABLATION, "name=parts", "ablation.segmentation=false"))
 
 
 def plan(folder: Path, capsys, *more: str) -> list[str]:
@@ -64,28 +65,36 @@ def plan(folder: Path, capsys, *more: str) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("done", "would run"))]
 
 
-def test_the_ablation_has_a_line_for_each_cam_each_mask_and_each_network(ablation):
-    folder, output = ablation
-    table = (folder / "store/tables/mat-ablation.md").read_text()
-    assert all(row in output and row in table for row in (*MASKS, *CAMS, *NETWORKS))
-    (head,) = (line for line in table.splitlines() if "train masks" in line and line.startswith("|"))
-    assert [f"{column} (boundary)" in head for column in ("train masks", "val", "val + CRF")] == [True] * 3
-    cells = [cell.strip() for cell in head.split("|")]
-    for row, column in ((MASKS[2], "train masks (boundary)"), (NETWORKS[3], "val + CRF (boundary)")):
-        line = next(line for line in table.splitlines() if line.startswith(f"| {row} "))
-        assert 0 <= float(line.split("|")[cells.index(column)]) <= 100
+def test_the_recipe_ends_in_a_table_with_a_column_along_outlines(runs):
+    folder, output, _ = runs
+    table = (folder / "store/tables/mat-cycles.md").read_text()
+    head, line = (next(line for line in table.splitlines() if line.startswith(f"| {row}")) for row in ("  ", "cycle 0"))
+    cells = dict(zip(map(str.strip, head.split("|")), map(str.strip, line.split("|")), strict=True))
+    for column in ("train masks", "train masks (boundary)", "val", "val (boundary)"):
+        assert 0 <= float(cells[column]) <= 100
+    assert "D2CAM, best threshold" in table and "pseudo-masks by matting: done in" in output
 
 
-def test_the_recipe_is_the_ablations_own_lines_and_nothing_is_done_again(ablation, capsys):
-    folder, _ = ablation
-    steps = plan(folder, capsys)
-    assert len(steps) >= 9 and [line for line in steps if line.startswith("would")] == []
-    assert any("pseudo-masks by matting" in line for line in steps)
+def test_the_ablation_has_a_line_for_each_cam_and_each_mask_and_makes_none_of_the_recipes_again(runs):
+    folder, _, output = runs
+    table = (folder / "store/tables/parts-ablation.md").read_text()
+    assert all(row in output and row in table for row in (*MASKS, *CAMS))
+    for title in ("CAM classifier by D2CAM", "CAMs by D2CAM", "matting on D2CAM"):
+        assert f"{title}: done before" in output
+
+
+def test_the_ablation_trains_on_ppgs_and_on_mattings_masks_of_each_cam(runs, capsys):
+    folder, _, _ = runs
+    steps = plan(folder, capsys, *ABLATION)
+    networks = [line for line in steps if "/train_seg/" in line]
+    assert [next(name for name in NETWORKS if name in line) for line in networks] == [*NETWORKS]
+    # the last is the recipe's own
+    assert [line.split()[0] for line in networks] == ["would", "would", "would", "done"]
 
 
 @pytest.mark.parametrize("maker", ["ppg", "baseline", "threshold", "matting"])
-def test_any_maker_works_on_the_same_cams_by_one_setting(ablation, capsys, maker):
-    folder, _ = ablation
+def test_any_maker_works_on_the_same_cams_by_one_setting(runs, capsys, maker):
+    folder, _, _ = runs
     steps = plan(folder, capsys, f"masks.maker={maker}", "masks.matting.margin=0.2", "masks.alpha=7")
     of_cams = [line.split()[0] for line in steps if "/infer_cams/" in line]
     of_masks = [line.split()[0] for line in steps if "/make_masks/" in line]
@@ -106,28 +115,29 @@ def test_each_part_of_d2cam_that_is_on_is_left_out_once():
     assert [name for name, _ in cam_trainings(config.model_copy(update={"cam": CamConfig(npy="cams")}))] == ["CAM"]
 
 
-def test_a_weight_is_another_training_and_one_that_plays_no_part_is_not(ablation, capsys):
-    folder, _ = ablation
+def test_a_weight_is_another_training_and_one_that_plays_no_part_is_not(runs, capsys):
+    folder, _, _ = runs
 
     def state(*more: str) -> str:
         return next(line.split()[0] for line in plan(folder, capsys, *more) if "/train_cam/" in line)
 
     assert state("cam.train.d2cam.category=0.5") == "would"
-    assert state("cam.train.d2cam.stability=0", "cam.train.d2cam.average=0.5") == "done"
     off = "{category: 0, foreground: 0, stability: 0, exclusivity: 0, temperature: 3}"
     assert state(f"cam.train.d2cam={off}") == "done"
 
 
-def test_mlflow_has_what_the_trimaps_knew_by_class_and_the_losses(ablation):
+def test_mlflow_has_what_the_trimaps_knew_by_class_and_the_losses(runs):
     from mlflow.tracking import MlflowClient
 
-    folder, _ = ablation
+    folder, _, _ = runs
     client = MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
     experiment = client.get_experiment_by_name("pmm_ray").experiment_id
     (run,) = client.search_runs([experiment], "tags.mlflow.runName = 'matting on D2CAM' and tags.stage = 'make_masks'")
     known = {name for name in run.data.metrics if name.startswith("certain")}
     assert {"certain/background", "certain/unknown"} < known and "fell_back_in_all" in run.data.metrics
-    (run,) = client.search_runs([experiment], "tags.mlflow.runName = 'CAM classifier by D2CAM'")
+    run = client.search_runs([experiment], "tags.mlflow.runName = 'CAM classifier by D2CAM'", order_by=["start_time"])[
+        0
+    ]
     assert {"sure", "loss_category", "loss_foreground", "loss_stability", "loss_exclusivity"} <= run.data.metrics.keys()
     manifest = next((folder / "store/make_masks").glob("*/manifest.json"))
     assert json.loads(manifest.read_text())["facts"]["images"] == 6
