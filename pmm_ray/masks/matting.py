@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pmm_ray.masks.cam import FloatArray, Mask, by_class
-from pmm_ray.masks.guided import guided_upsampling
+from pmm_ray.masks.guided import GuidedUpsampling
 from pmm_ray.masks.laplacian import Kind, Laplacian, laplacian, solve
 from pmm_ray.masks.trimap import UNKNOWN, cam_trimap
 
@@ -103,6 +103,10 @@ class Matting:
     def _laplacian(self) -> Laplacian:
         return laplacian(self._small, kind=self._kind, epsilon=self._epsilon)
 
+    @cached_property
+    def _upsampling(self) -> GuidedUpsampling:
+        return GuidedUpsampling(self._small, self._image, radius=_GUIDED_RADIUS, epsilon=_GUIDED_EPSILON)
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a CAM of (H, W) `shape` is of another size than the image."""
         if self._image.shape[:2] != shape:
@@ -143,8 +147,7 @@ class Matting:
         maps = found.reshape(len(x), height, width)
         if self._small is self._image:
             return maps.astype(np.float32)
-        large = guided_upsampling(maps, self._small, self._image, radius=_GUIDED_RADIUS, epsilon=_GUIDED_EPSILON)
-        return large.clip(0, 1)
+        return self._upsampling(maps).clip(0, 1)
 
 
 def merge_mattes(alpha: FloatArray, labels: NDArray[np.uint8], *, margin: float) -> Mask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pmm_ray.masks.guided import guided_upsampling
+from pmm_ray.masks.guided import GuidedUpsampling
 
 
 def slow(maps, image, radius, epsilon):
@@ -35,7 +35,7 @@ def slow(maps, image, radius, epsilon):
 def test_at_one_size_it_is_the_guided_filter():
     rng = np.random.default_rng(0)
     image, maps = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), rng.random((2, 9, 12))
-    found = guided_upsampling(maps, image, image, radius=2, epsilon=1e-2)
+    found = GuidedUpsampling(image, image, radius=2, epsilon=1e-2)(maps)
     assert found.dtype == np.float32 and found.shape == (2, 9, 12)
     for one, own in zip(found, maps, strict=True):
         np.testing.assert_allclose(one, slow(own, image, 2, 1e-2), atol=1e-4)
@@ -49,13 +49,12 @@ def test_a_small_map_takes_the_edge_of_the_large_photo():
     matte = np.zeros((1, 20, 25))
     matte[:, :, 13] = 0.75
     matte[:, :, 14:] = 1
-    (found,) = guided_upsampling(matte, small, large, radius=2, epsilon=1e-4)
+    (found,) = GuidedUpsampling(small, large, radius=2, epsilon=1e-4)(matte)
     np.testing.assert_array_equal(found > 0.5, np.arange(100)[None].repeat(80, 0) >= 53)
     assert found[:, :50].max() < 0.1 and found[:, 57:].min() > 0.9
 
 
 def test_a_constant_stays_one():
     image = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
-    np.testing.assert_allclose(
-        guided_upsampling(np.full((1, 5, 6), 0.3), image[:5, :6], image, radius=1, epsilon=1e-4), 0.3, atol=1e-5
-    )
+    found = GuidedUpsampling(image[:5, :6], image, radius=1, epsilon=1e-4)(np.full((1, 5, 6), 0.3))
+    np.testing.assert_allclose(found, 0.3, atol=1e-5)
