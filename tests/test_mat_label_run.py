@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import run_here
 
+from pmm_ray import sweep
 from pmm_ray.config import AblationConfig, CamConfig, CamTrainConfig, Config, D2CamConfig
 from pmm_ray.pipeline import Runner
 from pmm_ray.recipes import cam_trainings, d2cam_parts
@@ -141,3 +142,8 @@ def test_mlflow_has_what_the_trimaps_knew_by_class_and_the_losses(runs):
     assert {"sure", "loss_category", "loss_foreground", "loss_stability", "loss_exclusivity"} <= run.data.metrics.keys()
     manifest = next((folder / "store/make_masks").glob("*/manifest.json"))
     assert json.loads(manifest.read_text())["facts"]["images"] == 6
+
+
+def test_the_sweep_of_the_trimap_is_of_keys_that_there_are(tmp_path, capsys):
+    assert sweep.main([str(RECIPES.parents[1] / "sweeps/trimap.yaml"), *words(tmp_path)[1:], "--dry-run"]) == 0
+    assert "masks.trimap.high" in capsys.readouterr().out
