@@ -319,7 +319,8 @@ class MasksConfig(Section):
         own = ("trimap", "matting")
         if self.maker != "matting":
             return {name: value for name, value in found.items() if name not in own}
-        shared = ("maker", "cvs", *(("s", "t", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
+        # t is also that of the facts' coefficient of variation
+        shared = ("maker", "cvs", "t", *(("s", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
         return {name: found[name] for name in (*shared, *own)}
 
 
