@@ -2,7 +2,8 @@
 # make test    every test, from a bare clone
 # make lint    ruff and mypy
 # make bench   the CRF engine, sweeps and the mask stage against pydensecrf, a training step of RRM with and without its
-#              labels, on the photos of ../shared where they are; one alone, with arguments: make bench BENCH='crf --photos 4'
+#              labels, matting by kind, size and actors, on the photos of ../shared where they are; one alone, with
+#              arguments: make bench BENCH='crf --photos 4'
 # The environment is made once, in .venv, and again only when its requirements change.
 
 PYTHON ?= python3

@@ -131,9 +131,41 @@ class TrainConfig(Section):
         return self
 
 
+class D2CamConfig(Section):
+    """D2CAM of Mat-Label, a reconstruction: four losses on the CAM classifier, each off at weight 0."""
+
+    category: NonNegative = Field(0.0, description="weight of the contrast between pixels and class prototypes")
+    foreground: NonNegative = Field(0.0, description="weight of the contrast between foreground and background")
+    stability: NonNegative = Field(0.0, description="weight of the difference to the moving average's CAM")
+    exclusivity: NonNegative = Field(0.0, description="weight of two classes' activation at one pixel")
+    begin: Probability = Field(0.25, description="share of the training that is classification only, before they begin")
+    high: Probability = Field(0.5, description="contrasts: a class is sure where its score is highest and above")
+    low: Probability = Field(0.1, description="contrasts: background is sure where every score is below")
+    temperature: Positive = Field(0.1, description="contrasts: cosines are divided by this")
+    momentum: Probability = Field(0.9, description="of the prototypes, by step")
+    average: Probability = Field(0.99, description="decay of the moving average of networks, by step")
+
+    @property
+    def on(self) -> bool:
+        """Whether any part is."""
+        return max(self.category, self.foreground, self.stability, self.exclusivity) > 0
+
+    def identity(self) -> dict[str, Any]:
+        """Of a part that is off its settings do not matter."""
+        parts = {
+            "category": ("category", "high", "low", "temperature", "momentum"),
+            "foreground": ("foreground", "high", "low", "temperature"),
+            "stability": ("stability", "average"),
+            "exclusivity": ("exclusivity",),
+        }
+        wanted = {name for part, names in parts.items() if getattr(self, part) > 0 for name in ("begin", *names)}
+        return {name: value for name, value in super().identity().items() if name in wanted}
+
+
 class CamTrainConfig(TrainConfig):
     """Training of the multi-label classifier."""
 
+    d2cam: D2CamConfig = D2CamConfig()
     equivariance: NonNegative = Field(0.0, description="weight of SEAM's equivariance losses (ER and ECR); 0: off")
     equivariance_scale: Positive = Field(0.3, description="scale of the second view in the equivariance losses")
     multi_crop: bool = Field(
@@ -144,6 +176,17 @@ class CamTrainConfig(TrainConfig):
         0.1, description="keep a class if its share of object in the crop, or of the crop covered, exceeds this"
     )
     multi_crop_alpha: Positive = Field(24.0, description="alpha of the baseline CRF that makes the rough masks")
+
+    @model_validator(mode="after")
+    def _one_regulariser(self) -> CamTrainConfig:
+        if self.equivariance > 0 and self.d2cam.on:
+            raise ValueError("equivariance and d2cam are two ways to train a CAM: set the weights of one of them to 0")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Without D2CAM it is the training it always was."""
+        found = super().identity()
+        return found if self.d2cam.on else {name: value for name, value in found.items() if name != "d2cam"}
 
 
 class CamInferConfig(Section):
@@ -196,11 +239,57 @@ class CrfConfig(Section):
     )
 
 
+class TrimapConfig(Section):
+    """Mat-Label: which pixels are certain before matting decides the others."""
+
+    source: Literal["cam", "crf"] = Field(
+        "cam", description="certain by the CAM's own scores, or by two dense CRFs (masks.crf, as in RRM)"
+    )
+    high: Probability = Field(0.45, description="source 'cam': a class is certain where its score is highest and above")
+    low: Probability = Field(0.1, description="source 'cam': background is certain where every score is below")
+    foreground_alpha: Positive = Field(4.0, description="source 'crf': (1 - x)^alpha of the CRF that classes come from")
+    background_alpha: Positive = Field(
+        32.0, description="source 'crf': (1 - x)^alpha of the CRF that background comes from"
+    )
+    min_probability: Probability = Field(0.8, description="source 'crf': certain from this probability on")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TrimapConfig:
+        if self.low > self.high:
+            raise ValueError(f"low must be at most high, got low {self.low} and high {self.high}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The other source's numbers do not matter."""
+        found = super().identity()
+        of_cam = ("high", "low")
+        return {
+            name: value
+            for name, value in found.items()
+            if name == "source" or (name in of_cam) == (self.source == "cam")
+        }
+
+
+class MattingConfig(Section):
+    """Mat-Label: image matting of what the trimap leaves open."""
+
+    kind: Literal["closed_form", "knn", "random_walk"] = Field(
+        "closed_form", description="what says which pixels look alike: pymatting's closed form, kNN, or random walk"
+    )
+    epsilon: Positive = Field(1e-4, description="closed form: how freely colours may leave their line")
+    size: int = Field(
+        320,
+        ge=16,
+        description="long side at which matting is done, pixels; a guided filter brings mattes to the image's",
+    )
+    margin: Probability = Field(0.1, description="a pixel whose best two scores are closer becomes 255")
+
+
 class MasksConfig(Section):
     """Pseudo-masks from CAMs."""
 
-    maker: Literal["ppg", "baseline", "threshold"] = Field(
-        "ppg", description="proportional generation, one CRF over all classes, or a plain threshold"
+    maker: Literal["ppg", "baseline", "threshold", "matting"] = Field(
+        "ppg", description="proportional generation, one CRF over all classes, a plain threshold, or image matting"
     )
     cvs: bool = Field(True, description="coefficient of variation smoothing before the maker")
     s: NonNegative = Field(0.3, description="CVS: strength in x^(1 - s cv)")
@@ -216,6 +305,23 @@ class MasksConfig(Section):
     )
     threshold: Probability = Field(0.2, description="maker 'threshold': background score")
     crf: CrfConfig = CrfConfig()
+    trimap: TrimapConfig = TrimapConfig()
+    matting: MattingConfig = MattingConfig()
+
+    @property
+    def with_crf(self) -> bool:
+        """Whether the CRF plays a part."""
+        return self.maker in ("ppg", "baseline") or (self.maker == "matting" and self.trimap.source == "crf")
+
+    def identity(self) -> dict[str, Any]:
+        """Matting and the other makers do not matter to each other."""
+        found = super().identity()
+        own = ("trimap", "matting")
+        if self.maker != "matting":
+            return {name: value for name, value in found.items() if name not in own}
+        # t is also that of the facts' coefficient of variation
+        shared = ("maker", "cvs", "t", *(("s", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
+        return {name: found[name] for name in (*shared, *own)}
 
 
 class SegTrainConfig(TrainConfig):
@@ -358,6 +464,9 @@ class EvalConfig(Section):
         True, description="score the network's predictions after a dense CRF too (preset 'segmentation'; RRM: rrm.crf)"
     )
     min_images: int = Field(8, ge=1, description="also report the mean over classes with so many images in the set")
+    boundary: Probability = Field(
+        0.0, description="also score masks in a band so wide along outlines, as a share of the diagonal (0.02); 0: not"
+    )
 
 
 class AblationConfig(Section):
@@ -369,6 +478,7 @@ class AblationConfig(Section):
     )
     upper_bound: bool = Field(False, description="also train on the ground truth (labelled as the upper bound)")
     segmentation: bool = Field(True, description="train segmentation networks; off: masks only")
+    parts: bool = Field(True, description="mat_label_ablation: also train D2CAM without each of its parts, for the CAM")
 
 
 class SweepConfig(Section):
@@ -454,7 +564,9 @@ class TrackingConfig(Section):
 class Config(Section):
     """Everything."""
 
-    recipe: Literal["pmm", "ablation", "rrm", "rrm_two_step", "rrm_ablation"] = Field("pmm", description="which method")
+    recipe: Literal["pmm", "ablation", "rrm", "rrm_two_step", "rrm_ablation", "mat_label", "mat_label_ablation"] = (
+        Field("pmm", description="which method")
+    )
     name: str = Field("pmm", pattern=r"^[A-Za-z0-9._-]+$", description="name of the run in MLflow and on the screen")
     store: str = Field(
         "runs",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Folder
-from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
+from pmm_ray.config import CamTrainConfig, Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
@@ -16,6 +16,8 @@ from pmm_ray.stages.stage import snapshot
 NO_PUS = PusConfig(variant="none")
 PUS_ACTIVE = "PUS active"
 """Column with the share of steps on which PUS acted."""
+BOUNDARY = " (boundary)"
+"""Ends the name of a column with the mIoU in a band along outlines."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def _metric(column: str) -> str:
     """A column's name in letters that MLflow takes: 'val + CRF' -> 'mIoU/val with CRF'."""
     if column == PUS_ACTIVE:
         return column
-    measured = column.removesuffix(" (frequent)")
-    group = "mIoU" if measured == column else "mIoU of frequent classes"
-    return f"{group}/{measured.replace(' + ', ' with ')}"
+    groups = {" (frequent)": "mIoU of frequent classes", BOUNDARY: "mIoU along outlines"}
+    suffix = next((suffix for suffix in groups if column.endswith(suffix)), "")
+    return f"{groups.get(suffix, 'mIoU')}/{column.removesuffix(suffix).replace(' + ', ' with ')}"
 
 
 def _named(crf: CrfConfig) -> str:
@@ -68,19 +70,23 @@ class Method:
 
     # Image-level labels -> CAMs -> pseudo-masks.
 
-    def cams(self) -> Artefact:
-        """CAMs of the training images: from a classifier trained on their labels, or made elsewhere."""
+    def cams(self, train: CamTrainConfig | None = None, *, name: str = "CAM") -> Artefact:
+        """CAMs of the training images: from a classifier trained on their labels, or made elsewhere.
+
+        `train` is in place of `cam.train`, and `name` the way to train that the plan tells them apart by.
+        """
         cam, photos = self.config.cam, self.data.train.photos
         if cam.npy is not None:
             return self.run("import_cams", title="CAMs made elsewhere", photos=photos, folder=Folder.of(cam.npy))
-        plain = cam.train.model_copy(update={"multi_crop": False})
-        model = self._classifier("CAM classifier", plain, rough_masks=None)
-        if cam.train.multi_crop:
-            alpha = cam.train.multi_crop_alpha
+        train, by = train or cam.train, "" if name == "CAM" else f" by {name}"
+        plain = train.model_copy(update={"multi_crop": False})
+        model = self._classifier(f"CAM classifier{by}", plain, rough_masks=None)
+        if train.multi_crop:
+            alpha = train.multi_crop_alpha
             rough = MasksConfig(maker="baseline", cvs=False, alpha=alpha, crf=CrfConfig(preset="baseline"))
-            masks = self.masks(self._cams_of("rough CAMs", model), rough, title="rough masks")
-            model = self._classifier("CAM classifier on crops", cam.train, rough_masks=masks)
-        return self._cams_of("CAMs", model)
+            masks = self.masks(self._cams_of(f"rough CAMs{by}", model), rough, title="rough masks")
+            model = self._classifier(f"CAM classifier on crops{by}", train, rough_masks=masks)
+        return self._cams_of(f"CAMs{by}", model)
 
     def _classifier(self, title: str, train: Any, *, rough_masks: Artefact | None) -> Artefact:
         return self.run(
@@ -199,14 +205,14 @@ class Method:
 
     # Evaluation: the only stages that see ground truth.
 
-    def score_cams(self, cams: Artefact) -> dict[str, float]:
+    def score_cams(self, cams: Artefact, *, title: str = "score of the CAMs") -> dict[str, float]:
         """mIoU of the CAM at the best threshold of the curve."""
         train = self.data.train
         if train.truth is None:
             return {}
         found = self.run(
             "evaluate_cams",
-            title="score of the CAMs",
+            title=title,
             photos=train.photos,
             cams=cams,
             truth=train.truth,
@@ -247,6 +253,8 @@ class Method:
     ) -> dict[str, float]:
         if split.truth is None:
             return {}
+        band = self.config.eval.boundary
+        more: dict[str, Any] = {"boundary": band} if band else {}
         found = self.run(
             "evaluate_masks",
             title=title,
@@ -256,8 +264,10 @@ class Method:
             truth=split.truth,
             min_images=self.config.eval.min_images,
             protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 left out",
+            **more,
         )
-        return self._values(column, found)
+        along = {f"{column}{BOUNDARY}": found.facts["miou_boundary"]} if band and found.done else {}
+        return self._values(column, found) | along
 
     def _values(self, column: str, found: Artefact) -> dict[str, float]:
         if not found.done:

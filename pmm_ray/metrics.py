@@ -6,11 +6,13 @@ not an excuse: the pixel is missed by its true class and claimed by none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import distance_transform_edt
 
 _IGNORE = 255
 
@@ -60,6 +62,35 @@ class Compared:
         counts = np.bincount((self._rows | columns).ravel(), minlength=1 << 16).reshape(256, 256)
         _check_ids(np.flatnonzero(counts.any(axis=0)), "prediction", self._num_classes)
         return counts[: self._num_classes, [*range(self._num_classes), _IGNORE]].astype(np.int64)
+
+
+def near_outlines(truth: NDArray[np.uint8], *, width: float) -> NDArray[np.uint8]:
+    """The ground truth in a band along its outlines, 255 elsewhere: what `confusion` then gives the scores of edges.
+
+    The trimap-band IoU of Kohli et al. (2009): over a whole photo the insides of objects outvote their outlines. The
+    band is `max(1, round(width x diagonal))` pixels wide on each side of where two ids meet. 255 is an id in this: the
+    border that VOC leaves undecided around objects is on neither side, and the bands begin where it ends. The photo's
+    own border is no outline.
+
+    Args:
+        truth: (H, W) ids, 255 where not to be counted.
+        width: Share of the photo's diagonal, > 0.
+
+    Returns:
+        (H, W) uint8; all 255 where nothing meets.
+    """
+    if not width > 0:
+        raise ValueError(f"the band along outlines needs a width above 0, got {width}")
+    far = np.full(truth.shape, True)
+    for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        meet = truth[here] != truth[there]
+        far[here] &= ~meet
+        far[there] &= ~meet
+    band = np.full_like(truth, _IGNORE)
+    if not far.all():
+        inside = distance_transform_edt(far) < max(1, round(width * math.hypot(*truth.shape)))
+        band[inside] = truth[inside]
+    return band
 
 
 def _as_bytes(ids: NDArray[Any], what: str, num_classes: int) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.config import Config, MasksConfig, ReliableConfig, RrmConfig
+from pmm_ray.config import CamTrainConfig, Config, CrfConfig, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.method import NO_PUS, Method, Score
 from pmm_ray.pipeline import Runner
@@ -16,17 +16,32 @@ def pmm(run: Runner, config: Config, data: Dataset) -> list[Score]:
     it = Method(run, config, data, config.seed)
     cams = it.cams()
     it.record("CAM, best threshold", it.score_cams(cams))
-    masks = it.masks(cams, config.masks)
+    _cycles(it, cams, it.masks(cams, config.masks))
+    return it.scores
+
+
+def mat_label(run: Runner, config: Config, data: Dataset) -> list[Score]:
+    """Treating Pseudo-labels Generation as Image Matting, a reconstruction: D2CAM, trimaps and mattes, segmentation."""
+    it = Method(run, config, data, config.seed)
+    name = "D2CAM" if config.cam.npy is None and config.cam.train.d2cam.on else "CAM"
+    cams = it.cams(name=name)
+    it.record(f"{name}, best threshold", it.score_cams(cams))
+    _cycles(it, cams, it.masks(cams, config.masks, title=f"pseudo-masks by {config.masks.maker}"))
+    return it.scores
+
+
+def _cycles(it: Method, cams: Artefact, masks: Artefact) -> None:
+    """Segmentation on masks with PUS, and on the network's own masks, cycle after cycle."""
+    config = it.config
     for cycle in range(config.cycles.count + 1):
-        with run.group("cycle", cycle, seed=it.seed):
-            it.overlays(data.train, cams=None if cycle else cams, masks=masks)
+        with it.run.group("cycle", cycle, seed=it.seed):
+            it.overlays(it.data.train, cams=None if cycle else cams, masks=masks)
             pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title="segmentation")
             it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
             if cycle < config.cycles.count:
                 masks = it.next_masks(model)
-    run.tracker.metrics(it.scores[-1].metrics())
-    return it.scores
+    it.run.tracker.metrics(it.scores[-1].metrics())
 
 
 def rrm(run: Runner, config: Config, data: Dataset) -> list[Score]:
@@ -158,10 +173,90 @@ def _upper_bound(it: Method) -> None:
         it.record("upper bound: trained on ground truth", values)
 
 
+def mat_label_ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
+    """CAM and D2CAM, PPG and matting on each, segmentation on each of those; D2CAM's parts; once for each seed."""
+    scores: list[Score] = []
+    for seed in config.ablation.seeds:
+        with run.group("seed", seed):
+            it = Method(run, config, data, seed, scores)
+            for name, train in cam_trainings(config):
+                cams = it.cams(train, name=name)
+                _cam_row(it, name, cams)
+                for row, variant, setting in matting_rivals(config, name):
+                    title = f"{row}, {variant}" if variant else row
+                    made = it.masks(cams, setting, title=title)
+                    it.record(row, it.score_masks(made, title=f"score of {title}"), variant=variant)
+                _segmentation_on(it, name, cams)
+            for name, train in d2cam_parts(config):
+                _cam_row(it, name, it.cams(train, name=name))
+            if config.ablation.segmentation:
+                _upper_bound(it)
+    return scores
+
+
+def _cam_row(it: Method, name: str, cams: Artefact) -> None:
+    it.record(f"{name}, best threshold", it.score_cams(cams, title=f"score of the CAMs, {name}"))
+
+
+def cam_trainings(config: Config) -> Iterator[tuple[str, CamTrainConfig]]:
+    """The CAMs that Mat-Label's ablation compares: (name, training). CAMs made elsewhere are what they are."""
+    train = config.cam.train
+    yield "CAM", train.model_copy(update={"d2cam": D2CamConfig()})
+    if config.cam.npy is None and train.d2cam.on:
+        yield "D2CAM", train
+
+
+def d2cam_parts(config: Config) -> Iterator[tuple[str, CamTrainConfig]]:
+    """D2CAM without each of its parts that is on: (name, training)."""
+    train = config.cam.train
+    parts = {
+        "category": "category decoupling",
+        "foreground": "foreground-background decoupling",
+        "stability": "stability",
+        "exclusivity": "exclusivity",
+    }
+    for part, words in parts.items():
+        less = train.d2cam.model_copy(update={part: 0.0})
+        if config.cam.npy is None and config.ablation.parts and less.on and less != train.d2cam:
+            yield f"D2CAM without {words}", train.model_copy(update={"d2cam": less})
+
+
+def matting_rivals(config: Config, cam: str) -> Iterator[tuple[str, str, MasksConfig]]:
+    """The mask rows of Mat-Label's ablation on one kind of CAM: (row, variant, setting)."""
+    for alpha in config.ablation.alphas or (config.masks.alpha,):
+        for maker, words in (("baseline", "CRF baseline"), ("ppg", "PPG")):
+            change = {"maker": maker, "cvs": maker == "ppg", "alpha": alpha}
+            yield f"{words} on {cam}", f"alpha {alpha:g}", config.masks.model_copy(update=change)
+    matting = _matting(config)
+    yield f"matting on {cam}", "", matting
+    of_crf = {"trimap": matting.trimap.model_copy(update={"source": "crf"}), "crf": CrfConfig(preset="rrm_train")}
+    yield f"matting on {cam}, trimap of two CRFs", "", matting.model_copy(update=of_crf)
+
+
+def _matting(config: Config) -> MasksConfig:
+    """Matting with the trimap of the CAM, which CVS has left alone."""
+    trimap = config.masks.trimap.model_copy(update={"source": "cam"})
+    return config.masks.model_copy(update={"maker": "matting", "cvs": False, "trimap": trimap})
+
+
+def _segmentation_on(it: Method, cam: str, cams: Artefact) -> None:
+    """Networks trained on what PPG, and what matting, makes of the CAMs."""
+    ppg = it.config.masks.model_copy(update={"maker": "ppg", "cvs": True})
+    for words, setting in (("PPG", ppg), ("matting", _matting(it.config))):
+        row = f"segmentation: {words} on {cam}"
+        masks = it.masks(cams, setting, title=f"masks of {row}")
+        it.overlays(it.data.train, cams=cams, masks=masks)
+        if it.config.ablation.segmentation:
+            _, values = it.segmentation(masks, it.config.pus, title=row)
+            it.record(row, values)
+
+
 RECIPES = {
     "pmm": pmm,
     "ablation": ablation,
     "rrm": rrm,
     "rrm_two_step": rrm_two_step,
     "rrm_ablation": rrm_ablation,
+    "mat_label": mat_label,
+    "mat_label_ablation": mat_label_ablation,
 }

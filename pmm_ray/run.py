@@ -87,7 +87,7 @@ def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunH
         print(f"nothing was scored: {data.name} has no ground truth")
         return
     note = protocol(config, data)
-    if config.recipe in ("ablation", "rrm_ablation"):
+    if config.recipe.endswith("ablation"):
         tables = {"ablation": ablation_table(scores, note=note), "seeds": seeds_table(scores)}
     else:
         tables = {"cycles": cycle_table(scores, note=note)}

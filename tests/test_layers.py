@@ -61,6 +61,7 @@ def test_the_walk_sees_the_package():
         ("mlflow", ("tracking.py",)),
         ("fsspec", ("places.py",)),
         ("pydensecrf", ("masks/pydense.py",)),
+        ("pymatting", ("masks/laplacian.py",)),
         ("numba", tuple(f"masks/{name}.py" for name in ENGINE)),
         ("llvmlite", ("masks/vectors.py",)),
     ],

@@ -25,12 +25,14 @@ def runs(tmp_path):
 
 
 def test_columns_become_metrics_in_groups_by_names_that_mlflow_takes():
-    values = {"train masks": 0.1, "val + CRF": 0.2, "val + CRF (frequent)": 0.3, "PUS active": 0.4}
+    values = {"train masks": 0.1, "val + CRF": 0.2, "val + CRF (frequent)": 0.3, "PUS active": 0.4,
+              "val + CRF (boundary)": 0.5}  # fmt: skip
     assert Score("cycle 0", 0, values).metrics() == {
         "mIoU/train masks": 0.1,
         "mIoU/val with CRF": 0.2,
         "mIoU of frequent classes/val with CRF": 0.3,
         "PUS active": 0.4,
+        "mIoU along outlines/val with CRF": 0.5,
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pmm_ray.metrics import confusion, iou, scores
+from pmm_ray.metrics import confusion, iou, near_outlines, scores
 
 NAMES = ["background", "cat", "dog"]
 masks = hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).flatmap(
@@ -146,3 +146,49 @@ def test_parts_that_do_not_fit_together_are_refused():
         scores(np.eye(3), NAMES, [1, 2])
     with pytest.raises(ValueError, match=r"\(C, C\) or \(C, C \+ 1\)"):
         iou(np.zeros((3, 5)))
+
+
+def test_the_band_along_outlines_by_hand():
+    # 6 x 8 has a diagonal of 10: shares are tenths of pixels
+    truth = np.zeros((6, 8), np.uint8)
+    truth[:, 4:] = 1
+    narrow = near_outlines(truth, width=0.1)
+    np.testing.assert_array_equal(narrow, np.array([[255, 255, 255, 0, 1, 255, 255, 255]] * 6))
+    np.testing.assert_array_equal(near_outlines(truth, width=0.2), [[255, 255, 0, 0, 1, 1, 255, 255]] * 6)
+    np.testing.assert_array_equal(near_outlines(truth, width=0.001), narrow)
+    assert truth.max() == 1
+
+
+def test_the_undecided_border_is_on_neither_side_of_an_outline():
+    truth = np.array([[0, 0, 0, 255, 255, 1, 1, 1]] * 6, np.uint8)
+    np.testing.assert_array_equal(near_outlines(truth, width=0.2), [[255, 0, 0, 255, 255, 1, 1, 255]] * 6)
+
+
+def test_a_corner_has_a_round_band():
+    truth = np.zeros((30, 40), np.uint8)
+    truth[10:, 10:] = 2
+    band = near_outlines(truth, width=0.1)  # 5 pixels of a diagonal of 50
+    # the corner's own outline pixels are (9, 10) and (10, 9), not (9, 9), which meets nothing but its like
+    assert band[9, 5] == 0 and band[9, 4] == 255 and band[9, 9] == 0 and band[5, 5] == 255
+    assert band[14, 14] == 2 and band[15, 15] == 255
+
+
+def test_a_photo_of_one_thing_has_no_outline_and_a_width_of_nothing_is_refused():
+    assert (near_outlines(np.ones((3, 3), np.uint8), width=0.5) == 255).all()
+    with pytest.raises(ValueError, match="width above 0"):
+        near_outlines(np.ones((3, 3), np.uint8), width=0)
+
+
+def test_a_mask_with_a_ragged_edge_loses_more_along_outlines_than_in_all():
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:30, 10:50] = 1
+    ragged = truth.copy()
+    ragged[8:10, 10:50:2] = 1
+    found = [
+        scores(confusion(ragged, one, num_classes=2), NAMES[:2])["miou"]
+        for one in (truth, near_outlines(truth, width=0.03))
+    ]
+    # 40 wrong pixels; the band is 2 wide: 252 pixels of the background, 224 of the object
+    band = [(252 - 40) / 252, 224 / 264]
+    assert found[1] == pytest.approx(sum(band) / 2)
+    assert found[0] == pytest.approx(((1600 - 40) / 1600 + 800 / 840) / 2)

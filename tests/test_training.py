@@ -25,7 +25,8 @@ from pmm_ray.errors import UserError
 from pmm_ray.files import readable
 from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.nets.batch_norm import GlobalBatchNorm
-from pmm_ray.nets.build import build_joint, build_segmenter
+from pmm_ray.nets.build import build_classifier, build_joint, build_segmenter
+from pmm_ray.stages.d2cam_objective import D2CamObjective
 from pmm_ray.stages.label_crops import Labeller, label_maker
 from pmm_ray.stages.rrm_objective import RrmObjective
 from pmm_ray.stages.train_seg import SegObjective
@@ -120,6 +121,32 @@ def rrm_objective_for(team: Team) -> Iterator[RrmObjective]:
         )
 
 
+def d2cam_objective_for(team: Team) -> D2CamObjective:
+    """D2CAM with every part on; batch norm is frozen, as for RRM."""
+    torch.manual_seed(0)
+    net = build_classifier(backbone="mobilenetv2_035", options={}, output_stride=16, weights="none", num_classes=2)
+    nn.init.normal_(net.head.weight, std=0.1)
+    half = (0.5, 0.5, 0.5)
+    return D2CamObjective(
+        net,
+        mean=half,
+        std=half,
+        team=team,
+        num_classes=2,
+        channels=net.channels,
+        category=0.1,
+        foreground=0.1,
+        stability=0.5,
+        exclusivity=0.5,
+        begin=0.0,
+        high=0.4,
+        low=0.3,
+        temperature=1.0,
+        momentum=0.5,
+        average=0.5,
+    )
+
+
 def run_of_two(rank: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
@@ -129,6 +156,8 @@ def run_of_two(rank: int, folder: Path) -> None:
     record = train(objective, examples_in(folder / str(rank)), plan=SLOW, team=team, out=folder)
     with rrm_objective_for(team) as rrm:
         rrm_record = train(rrm, rrm_examples_in(folder / str(rank)), plan=SLOW, team=team, out=folder / "rrm")
+    d2cam = d2cam_objective_for(team)
+    d2cam_record = train(d2cam, rrm_examples_in(folder / str(rank)), plan=SLOW, team=team, out=folder / "d2cam")
     norm, x = uneven_batch()
     x = (x[:1] if rank == 0 else x[1:]).requires_grad_()
     norm = GlobalBatchNorm(norm)
@@ -138,6 +167,7 @@ def run_of_two(rank: int, folder: Path) -> None:
     if rank == 0:
         batch_norm = {"grads": grads, "state": norm.state_dict()}
         of_rrm = {"rrm": rrm.net.state_dict(), "rrm_history": rrm_record.history}
+        of_rrm |= {"d2cam": d2cam.state_dict(), "d2cam_history": d2cam_record.history}
         seg = {"net": objective.net.state_dict(), "history": record.history}
         torch.save({**seg, **of_rrm, **batch_norm}, folder / "two.pt")
     dist.destroy_process_group()
@@ -192,6 +222,19 @@ def test_rrm_of_two_workers_and_of_one_has_the_same_labels_losses_and_weights(tm
         assert theirs[1][name] == pytest.approx(ours[1][name], abs=1e-3), name
     for name, value in rrm.net.state_dict().items():
         assert torch.allclose(two["rrm"][name].float(), value.float(), atol=1e-4, rtol=1e-4), name
+
+
+def test_d2cam_of_two_workers_and_of_one_has_the_same_prototypes_losses_and_weights(tmp_path, of_two_workers):
+    two, team = of_two_workers, LocalTeam()
+    d2cam = d2cam_objective_for(team)
+    record = train(d2cam, rrm_examples_in(tmp_path), plan=SLOW, team=team, out=tmp_path)
+    for ours, theirs in zip(record.history, two["d2cam_history"], strict=True):
+        assert ours.keys() == theirs.keys() and ours["sure"] > 0 and ours["loss_category"] > 0
+        for name in ours.keys() - {"seconds"}:
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-3), name
+    for name, value in d2cam.state_dict().items():
+        assert torch.allclose(two["d2cam"][name].float(), value.float(), atol=1e-3, rtol=1e-3), name
+    assert d2cam.prototypes.known.all()
 
 
 def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path):

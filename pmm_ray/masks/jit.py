@@ -1,4 +1,7 @@
-"""How the CRF engine is compiled: by numba, once per machine and version of the engine, for all its processes."""
+"""How the CRF engine is compiled: by numba, once per machine and version of the engine, for all its processes.
+
+So is what a library compiles when it is imported, inside `kept`.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ _ENGINE = ("jit", "vectors", "lattice", "meanfield")
 
 
 @cache
-def cache_folder() -> Path | None:
-    """Where compiled functions are kept, or None where no folder can be written.
+def cache_folder(library: str | None = None) -> Path | None:
+    """Where compiled functions are kept, or None where no folder can be written: the engine's, or those of `library`.
 
-    Named after the engine's source: numba looks at the file of a function alone, not at those of the functions that it
-    calls, and so would use stale code after an update.
+    The engine's is named after its source: numba looks at the file of a function alone, not at those of the functions
+    that it calls, and so would use stale code after an update.
     """
     digest = hashlib.sha256()
     for name in _ENGINE:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     for root in _roots():
-        folder = root / f"crf-{digest.hexdigest()[:16]}"
+        folder = root / (library or f"crf-{digest.hexdigest()[:16]}")
         with contextlib.suppress(OSError):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -59,13 +62,26 @@ class ByContent(UserProvidedCacheLocator):  # type: ignore[misc]
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function when it is first called, or load what another process compiled. It releases the GIL."""
-    folder = cache_folder()
+    with kept():
+        # numpy's error model: a test for division by zero would keep loops from becoming vector instructions.
+        return numba.njit(cache=cache_folder() is not None, nogil=True, error_model="numpy")(function)
+
+
+@contextlib.contextmanager
+def kept(library: str | None = None) -> Iterator[None]:
+    """Inside the block, functions that ask numba for a cache get `cache_folder(library)`, where there is one.
+
+    Numba's own choice for a library is beside its source, or in a home: places that a job may be unable to write.
+    """
+    folder = cache_folder(library)
+    if folder is None:
+        yield
+        return
     config: Any = numba.config
     before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
     config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(folder), f"{__name__}.{ByContent.__name__}"
     try:
-        # numpy's error model: a test for division by zero would keep loops from becoming vector instructions.
-        return numba.njit(cache=folder is not None, nogil=True, error_model="numpy")(function)
+        yield
     finally:
         config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
 

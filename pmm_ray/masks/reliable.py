@@ -73,10 +73,10 @@ def reliable_labels(
     if not len(x):
         return np.zeros(x.shape[1:], np.uint8)
     if rule == "crf":
-        return labels[solver.multilabel(_scores(x, foreground_alpha)).argmax(axis=0)]
+        return labels[solver.multilabel(with_background(x, foreground_alpha)).argmax(axis=0)]
     sure = sure_pixels(x, alpha=cam_alpha, min_score=min_score, top_share=top_share, min_background=min_background)
     # side by side in the engine's lanes, the second problem costs next to nothing
-    both = solver.multilabel(np.stack([_scores(x, foreground_alpha), _scores(x, background_alpha)]))
+    both = solver.multilabel(np.stack([with_background(x, foreground_alpha), with_background(x, background_alpha)]))
     found = crf_labels(both[0], both[1], min_probability=min_probability)
     agreed = sure != UNSURE if rule == "union" else sure == found
     return np.append(labels, np.uint8(255))[np.where(agreed, found, UNSURE)]
@@ -106,7 +106,7 @@ def sure_pixels(
         ValueError: A number out of bounds.
     """
     _check_shares(min_score=min_score, top_share=top_share, min_background=min_background)
-    scores = _scores(x, alpha)
+    scores = with_background(x, alpha)
     winner, score = scores.argmax(axis=0), scores.max(axis=0)
     sure = np.full(winner.shape, UNSURE, np.intp)
     sure[(winner == 0) & (score > min_background)] = 0
@@ -146,8 +146,12 @@ def crf_labels(foreground: FloatArray, background: FloatArray, *, min_probabilit
     return found
 
 
-def _scores(x: FloatArray, alpha: float) -> FloatArray:
-    """(K + 1, H, W): `[(1 - max_c x_c)^alpha, x]`."""
+def with_background(x: FloatArray, alpha: float) -> FloatArray:
+    """(K + 1, H, W): `[(1 - max_c x_c)^alpha, x]`, K >= 1.
+
+    Raises:
+        ValueError: alpha is not above 0.
+    """
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
     return np.concatenate([(1 - x.max(axis=0, keepdims=True)) ** np.float32(alpha), x])

@@ -15,7 +15,7 @@ class Classifier(nn.Module):
     """Multi-label classifier whose class scores are means of class activation maps.
 
     The head is a 1x1 convolution without bias, zero at first: the mean of its maps is exactly what a linear classifier
-    on pooled features would say, so a map shows where each score comes from.
+    on pooled features would say, so a map shows where each score comes from. `channels` is the features' depth.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         self.head = nn.Conv2d(channels, num_classes, kernel_size=1, bias=False)
         nn.init.zeros_(self.head.weight)
         self.correlation = PixelCorrelation(channels) if correlation else None
-        self._channels, self._frozen = channels, frozen
+        self.channels, self._frozen = channels, frozen
         self.train()
 
     def train(self, mode: bool = True) -> Classifier:
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to the deepest features (N, D, h, w)."""
-        return _channels_first(self.backbone(images), self._channels, self.backbone)
+        return _channels_first(self.backbone(images), self.channels, self.backbone)
 
     def maps(self, features: Tensor) -> Tensor:
         """Features (N, D, h, w) to class maps (N, C, h, w), before any ReLU."""

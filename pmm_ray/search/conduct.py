@@ -186,9 +186,12 @@ def _mask_trial(setting: tuple[Values, RunHandle], *, scores: MaskScores, desk: 
 def _mask_work(*, config: Config, classes: int, labels: int) -> Callable[[list[Row], list[MasksConfig]], list[Any]]:
     """What a worker of the desk does with a part of the photos: (results, seconds) of each setting."""
     from pmm_ray.masks.crf import compile_engine
+    from pmm_ray.masks.laplacian import pymatting
 
     if config.masks.crf.backend == "numba":
         compile_engine(labels=labels)
+    if config.masks.maker == "matting":
+        pymatting()
 
     def work(rows: list[Row], settings: list[MasksConfig]) -> list[tuple[list[Row], float]]:
         start = time.monotonic()

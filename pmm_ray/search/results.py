@@ -211,8 +211,8 @@ def _pictures(sweep: Sweep, tried: Sequence[Tried]) -> Iterator[Path]:
 
 
 def _pairs(keys: Sequence[str], matters: dict[str, float]) -> list[tuple[str, str]]:
-    """s by t, beta by kappa, and the two that matter most."""
-    known = [("masks.s", "masks.t"), ("pus.beta", "pus.kappa")]
+    """s by t, beta by kappa, the trimap's thresholds, and the two that matter most."""
+    known = [("masks.s", "masks.t"), ("pus.beta", "pus.kappa"), ("masks.trimap.low", "masks.trimap.high")]
     most = sorted(matters, key=lambda key: matters[key], reverse=True)[:2]
     pairs = [pair for pair in known if set(pair) <= set(keys)]
     if len(most) == 2 and not any(set(most) == set(pair) for pair in pairs):

@@ -16,6 +16,7 @@ from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.files import readable
+from pmm_ray.metrics import near_outlines, scores
 from pmm_ray.report.curves import class_bars
 from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
 from pmm_ray.stages.mask_files import mask_errors, mask_paths
@@ -23,6 +24,9 @@ from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 SCORES_FILE = "scores.parquet"
+
+_BAND = tuple((f"band_{name}", kind) for name, kind in SPARSE)
+"""The confusion counts along outlines; null where they are not asked for."""
 
 
 def evaluate_masks(
@@ -34,11 +38,15 @@ def evaluate_masks(
     min_images: int,
     protocol: str,
     context: Context,
+    boundary: float = 0.0,
 ) -> Facts:
     """Score the masks below `folder` ('masks' or 'raw') of the photos that have ground truth.
 
     An image without a mask is left out of the score, counted and listed. `scores.parquet` has one row for each scored
     image: the mask's facts and its confusion counts.
+
+    With `boundary`, a share of the diagonal, also in a band so wide along the outlines of the ground truth, see
+    `metrics.near_outlines`: the facts then have the mIoU there, `miou_boundary`, and the width.
 
     Raises:
         UserError: no photo has ground truth, or none a mask.
@@ -51,8 +59,8 @@ def evaluate_masks(
         rows.append({"name": name, "mask": path and str(path.resolve()), "truth": true, "missing": missing})
     table, failed = work_on(
         rows,
-        partial(one_by_one, partial(_compare, num_classes=len(photos.classes))),
-        facts=pa.schema(SPARSE),
+        partial(one_by_one, partial(_compare, num_classes=len(photos.classes), boundary=boundary)),
+        facts=pa.schema([*SPARSE, *_BAND]),
         context=context,
         at_least=32,
     )
@@ -66,6 +74,7 @@ def evaluate_masks(
     context.log.picture(picture, "iou.png")
     return {
         **figures,
+        **(_of_band(found, photos, boundary) if boundary else {}),
         "images": len(found),
         "without_truth": len(photos) - len(rows),
         "failed": failed,
@@ -74,12 +83,22 @@ def evaluate_masks(
     }
 
 
-def _compare(row: Row, *, num_classes: int) -> dict[str, Any]:
+def _of_band(rows: list[Row], photos: Photos, boundary: float) -> dict[str, Any]:
+    counts = [{name: row[f"band_{name}"] for name, _ in SPARSE} for row in rows]
+    found = scores(total(counts, num_classes=len(photos.classes)), photos.classes.names)
+    return {"miou_boundary": found["miou"], "boundary": boundary}
+
+
+def _compare(row: Row, *, num_classes: int, boundary: float = 0.0) -> dict[str, Any]:
     if row["missing"]:
         raise UserError(row["missing"])
     mask, truth = read_label(row["mask"]), read_label(row["truth"])
     check_same_size(truth, mask.shape, path=row["truth"])
-    return cells(mask, truth, num_classes=num_classes)
+    found = cells(mask, truth, num_classes=num_classes)
+    if not boundary:
+        return found
+    band = cells(mask, near_outlines(truth, width=boundary), num_classes=num_classes)
+    return found | {f"band_{name}": values for name, values in band.items()}
 
 
 def _joined(scored: pa.Table, masks: Artefact) -> pa.Table:
@@ -87,6 +106,6 @@ def _joined(scored: pa.Table, masks: Artefact) -> pa.Table:
     facts = pq.read_table(readable(masks.path / ROWS_FILE))
     place = {name: row for row, name in enumerate(facts["name"].to_pylist())}
     table = facts.take(pa.array([place[name] for name in scored["name"].to_pylist()], pa.int64()))
-    for name, _ in SPARSE:
+    for name, _ in (*SPARSE, *_BAND):
         table = table.append_column(name, scored[name])
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from torch.nn import functional as F
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.config import CamTrainConfig, NetConfig
-from pmm_ray.data.dataset import Photos
-from pmm_ray.data.loading import Examples, WithLabels
+from pmm_ray.data.dataset import Photo, Photos
+from pmm_ray.data.loading import Examples, Targets, WithLabels, WithLabelsAndArea
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.equivariance import class_scores, cross_regularisation, equivariance_regularisation
 from pmm_ray.nets.build import build_classifier
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.stages import fitting
+from pmm_ray.stages.d2cam_objective import D2CamObjective
 from pmm_ray.stages.mask_files import mask_paths
 from pmm_ray.stages.stage import Context, Facts
 from pmm_ray.teams import Team, global_mean
@@ -30,7 +31,10 @@ from pmm_ray.training import train as train_plan
 def train_cam(
     *, photos: Photos, rough_masks: Artefact | None, net: NetConfig, train: CamTrainConfig, context: Context
 ) -> Facts:
-    """Train the classifier; with `train.multi_crop` on crops whose labels `rough_masks` confirms."""
+    """Train the classifier, with D2CAM's losses where `train.d2cam` gives them weights.
+
+    With `train.multi_crop` it learns from crops whose labels `rough_masks` confirms.
+    """
     masks = mask_paths(rough_masks) if rough_masks is not None and train.multi_crop else {}
     settings = {"photos": photos, "rough_masks": masks, "net": fitting.located(net), "train": train}
     return fitting.fit_model(_work, settings, train=train, context=context)
@@ -54,11 +58,21 @@ def _work(
     shape = {**fitting.network(net), "num_classes": num_classes, "correlation": train.equivariance > 0}
     classifier = build_classifier(weights=net.weights, **shape)
     augment = fitting.augmentation(train, mean=mean)
-    make = WithLabels(augment, num_classes, rough_masks=rough_masks, share=train.multi_crop_share)
+    given: dict[str, Any] = {"mean": mean, "std": std, "team": team}
+    make: Callable[[Photo], tuple[Tensor, Targets]]
+    objective: Objective
+    if train.d2cam.on:
+        given |= {"num_classes": num_classes, "channels": classifier.channels, **train.d2cam.model_dump()}
+        objective = D2CamObjective(classifier, **given)
+    else:
+        scale = train.equivariance_scale
+        objective = CamObjective(classifier, **given, equivariance=train.equivariance, scale=scale)
+    if train.d2cam.on and not rough_masks:
+        # where a crop was filled there is nothing to be told apart
+        make = WithLabelsAndArea(augment, num_classes)
+    else:
+        make = WithLabels(augment, num_classes, rough_masks=rough_masks, share=train.multi_crop_share)
     examples = Examples(photos.photos, make, seed=plan.seed)
-    objective = CamObjective(
-        classifier, mean=mean, std=std, team=team, equivariance=train.equivariance, scale=train.equivariance_scale
-    )
     record = train_plan(objective, examples, plan=plan, team=team, out=out, report=fitting.reporter(log))
     if team.rank == 0:
         facts = fitting.facts_of(record, images=len(examples), module=classifier)

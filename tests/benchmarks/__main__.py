@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("figures", "crf", "sweep", "rrm", "masks", "memory", "large")
+NAMES = ("figures", "crf", "sweep", "rrm", "masks", "matting", "memory", "large")
 
 
 def main(arguments: list[str]) -> int:

@@ -27,13 +27,11 @@ from typing import Any
 import measure
 import numpy as np
 import photos
-import pyarrow.parquet as pq
 from measure import digits, middle, spread
 from PIL import Image
-from stage_runs import imported, read_photos, run_stage
+from stage_runs import Run, imported, read_photos
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.cluster.journal import ROWS_FILE
 from pmm_ray.cluster.session import session
 from pmm_ray.config import ClusterConfig, MasksConfig
 from pmm_ray.data.dataset import Photos
@@ -76,7 +74,7 @@ def _compare(root: Path, listed: list[str], given: argparse.Namespace) -> None:
     batch = {} if given.batch_size is None else {"batch_size": given.batch_size}
     cluster = ClusterConfig(num_cpus=max(2, given.actors), **batch)
     loop: list[float] = []
-    stage: dict[int, list[_Run]] = {1: [], given.actors: []}
+    stage: dict[int, list[Run]] = {1: [], given.actors: []}
     with session(cluster):
         found = read_photos(root / "set")
         cams = imported(root / "set", found, cluster)
@@ -85,7 +83,7 @@ def _compare(root: Path, listed: list[str], given: argparse.Namespace) -> None:
             for actors, runs in stage.items():
                 out = root / f"masks-{turn}-{actors}"
                 workers = cluster.model_copy(update={"mask_workers": actors})
-                runs.append(_Run(out, found, cams, workers, warm_up=given.photos))
+                runs.append(Run(out, found, cams, workers, warm_up=given.photos))
     _show_rates(loop, stage, given)
     agreement = _agreement(root, root / "masks-0-1", listed[: given.photos])
     print(f"Masks of the loop and of the stage: {100 * mean(agreement):.4f} % of the pixels are equal.\n")
@@ -102,22 +100,7 @@ def _plain_loop(root: Path, names: list[str]) -> float:
     return said["images"] / said["seconds"]
 
 
-class _Run:
-    """One run of the stage: its rate, and the mean time of an image within the actor."""
-
-    def __init__(self, out: Path, found: Photos, cams: Artefact, cluster: ClusterConfig, *, warm_up: int):
-        start = time.monotonic()
-        run_stage(out, found, cams, cluster)
-        self.whole = time.monotonic() - start
-        # a mask is written last of all, under another name, and renamed, which leaves its time alone
-        written = sorted((path.stat().st_mtime_ns, path.stem) for path in (out / "masks").glob("*.png"))
-        steady = {name for _, name in written[warm_up:]}
-        self.rate = 1e9 * len(steady) / (written[-1][0] - written[warm_up - 1][0])
-        rows = pq.read_table(out / ROWS_FILE, columns=["name", "seconds"]).to_pylist()
-        self.inside = 1e3 * mean(row["seconds"] for row in rows if row["name"] in steady)
-
-
-def _show_rates(loop: list[float], stage: dict[int, list[_Run]], given: argparse.Namespace) -> None:
+def _show_rates(loop: list[float], stage: dict[int, list[Run]], given: argparse.Namespace) -> None:
     rows = [["plain loop", middle(loop), spread(loop), *[""] * 6]]
     before, name = loop, "loop"
     for actors, runs in stage.items():

@@ -10,8 +10,12 @@ import pytest
 from pmm_ray.masks.baseline import baseline_mask
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.masks.crf import PRESETS, CrfParams, DenseCRF
-from pmm_ray.masks.makers import MaskSetting, pseudo_masks
+from pmm_ray.masks.laplacian import laplacian
+from pmm_ray.masks.makers import MaskSetting, MattingSetting, made_masks, pseudo_masks
+from pmm_ray.masks.matting import Matting, matting_mask, merge_mattes
 from pmm_ray.masks.ppg import proportional_pseudo_mask
+from pmm_ray.masks.steps import finish
+from pmm_ray.masks.trimap import certain_shares, crf_trimap_steps
 
 PLAIN = MaskSetting(
     maker="ppg", cvs=True, s=0.3, t=0.05, gate=True, alpha=11, proportion=True, eps=1, tie="background",
@@ -103,3 +107,62 @@ def test_each_problem_may_have_its_own_kernel_weights(photo):
 def test_a_cam_of_another_size_than_its_image_is_refused(photo):
     with pytest.raises(ValueError, match="resize the CAM to the image"):
         list(pseudo_masks(photo(8, 9)[0], np.zeros((1, 9, 8)), [1], [PLAIN]))
+
+
+MATTING = MattingSetting(
+    source="cam", high=0.6, low=0.3, foreground_alpha=4, background_alpha=32, min_probability=0.6,
+    kind="closed_form", epsilon=1e-4, size=320, margin=0.1,
+)  # fmt: skip
+MATTED = replace(PLAIN, maker="matting", cvs=False, crf=PRESETS["rrm_train"], matting=MATTING)
+
+
+def blobs(classes: int) -> np.ndarray:
+    y, x = np.mgrid[:24, :32]
+    centres = ((12, 6), (8, 26), (20, 18))[:classes]
+    return np.array([np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 60) for cy, cx in centres]).reshape(-1, 24, 32)
+
+
+@pytest.mark.parametrize("classes", [0, 1, 3])
+def test_matting_among_many_settings_makes_the_mask_it_makes_alone(photo, classes):
+    image, cam, ids = photo(24, 32)[0], blobs(classes).astype(np.float32), [3, 5, 9][:classes]
+    of_crf = replace(MATTED, matting=replace(MATTING, source="crf"))
+    settings = [PLAIN, MATTED, of_crf, replace(PLAIN, maker="baseline", cvs=False, crf=PRESETS["rrm_train"]),
+                replace(MATTED, matting=replace(MATTING, high=0.8, kind="random_walk", margin=0))]  # fmt: skip
+    found = dict(made_masks(image, cam, ids, settings))
+    assert sorted(found) == list(range(5))
+    options = {"high": 0.6, "low": 0.3}
+    np.testing.assert_array_equal(found[1].mask, matting_mask(image, cam, ids, **options))
+    np.testing.assert_array_equal(
+        found[4].mask, matting_mask(image, cam, ids, high=0.8, low=0.3, kind="random_walk", margin=0)
+    )
+    labels = np.array([0, *ids], np.uint8)
+    steps = crf_trimap_steps(cam, labels, foreground_alpha=4, background_alpha=32, min_probability=0.6)
+    trimap = finish(steps, DenseCRF(image, preset="rrm_train"))
+    mattes = Matting(image, kind="closed_form", epsilon=1e-4, size=320).mattes(trimap, cam, labels)
+    expected = merge_mattes(mattes.alpha, labels, margin=0.1)
+    assert (found[2].mask == expected).mean() > 0.99
+    assert found[2].certain == pytest.approx(certain_shares(trimap, labels).tolist(), abs=0.01)
+    assert found[2].fell_back == tuple(labels[1:][mattes.fell_back].tolist())
+    assert found[0].certain is None and found[3].certain is None and len(found[1].certain) == classes + 1
+
+
+def test_matting_settings_that_differ_in_the_trimap_share_one_laplacian_and_need_no_lattice(photo, monkeypatch):
+    image, cam, made, lattices = photo(24, 32)[0], blobs(2), [], []
+    monkeypatch.setattr("pmm_ray.masks.matting.laplacian", lambda *a, **k: made.append(k) or laplacian(*a, **k))
+    monkeypatch.setattr("pmm_ray.masks.makers.DenseCRF", lambda *a, **k: lattices.append(k) or DenseCRF(*a, **k))
+    highs = [replace(MATTED, matting=replace(MATTING, high=high)) for high in (0.5, 0.6, 0.7, 0.8)]
+    list(pseudo_masks(image, cam, [1, 2], [*highs, replace(MATTED, cvs=True)]))
+    assert (len(made), len(lattices)) == (1, 0)
+    knn = replace(MATTED, matting=replace(MATTING, kind="knn"))
+    list(pseudo_masks(image, cam, [1, 2], [MATTED, knn, replace(MATTED, matting=replace(MATTING, source="crf"))]))
+    assert (len(made), len(lattices)) == (3, 1)
+
+
+def test_a_class_that_falls_back_is_named(photo):
+    image, cam = photo(24, 32)[0], np.stack([blobs(1)[0], 0.5 * blobs(1)[0]])
+    ((_, made),) = made_masks(image, cam, [9, 4], [MATTED])
+    assert made.fell_back == (4,)
+    with pytest.raises(ValueError, match="needs a MattingSetting"):
+        replace(PLAIN, maker="matting")
+    with pytest.raises(ValueError, match="resize the CAM to the image"):
+        list(pseudo_masks(photo(8, 9)[0], np.zeros((1, 9, 8)), [1], [MATTED]))

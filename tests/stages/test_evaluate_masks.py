@@ -60,6 +60,23 @@ def test_scores_by_hand_with_missing_masks_and_wrong_sizes_listed(tmp_path, ray_
     assert seen == {(0, 0): 2300, (1, 0): 50, (1, 1): 50}
 
 
+def test_scores_along_outlines_by_hand(tmp_path):
+    truth_mask = scene((1, 10, 10, 30, 50))
+    photos, truth = draw(tmp_path, {"a": truth_mask})
+    ragged = truth_mask.copy()
+    ragged[8:10, 10:50:2] = 1
+    given = {"photos": photos, "masks": mask_artefact(tmp_path / "masks", {"a": ragged}), "folder": "masks",
+             "truth": truth, "min_images": 1, "protocol": "p"}  # fmt: skip
+    facts = evaluate_masks(**given, boundary=0.03, context=context(tmp_path / "out", mask_workers=0))
+    # as in test_metrics: 40 wrong pixels, 252 and 224 in the band
+    assert facts["miou_boundary"] == pytest.approx(((252 - 40) / 252 + 224 / 264) / 2)
+    assert facts["boundary"] == 0.03
+    (row,) = pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    assert sum(row["band_pixels"]) == 252 + 224 and sum(row["pixels"]) == 2400
+    plain = evaluate_masks(**given, context=context(tmp_path / "plain", mask_workers=0))
+    assert plain["miou"] == facts["miou"] and "miou_boundary" not in plain
+
+
 def test_sparse_counts_add_up_to_the_whole_matrix():
     rng = np.random.default_rng(0)
     pairs = [rng.integers(0, 3, (2, 10, 10), dtype=np.uint8) for _ in range(3)]

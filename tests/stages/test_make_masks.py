@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from stage_kit import CLASSES, cam_artefact, context, draw, scene
 
-from pmm_ray.config import CrfConfig, MasksConfig
+from pmm_ray.config import CrfConfig, MasksConfig, MattingConfig, TrimapConfig
 from pmm_ray.errors import UserError
 from pmm_ray.masks.baseline import baseline_mask
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.masks.crf import CrfParams
 from pmm_ray.masks.cvs import smooth
+from pmm_ray.masks.matting import matting_mask
 from pmm_ray.masks.ppg import proportional_pseudo_mask
 from pmm_ray.stages.make_masks import _make, make_masks, pseudo_mask
 
@@ -91,6 +92,56 @@ def test_a_cam_made_for_another_size_is_named_with_both_sizes(tmp_path, drawn):
         _make(row, masks=MasksConfig(), out=tmp_path / "out", palette=CLASSES.palette)
 
 
+def test_matting_leaves_masks_like_any_maker_and_says_what_its_trimaps_knew(tmp_path, drawn):
+    photos, cams = drawn
+    trimap = TrimapConfig(high=0.5, low=0.1)
+    masks = MasksConfig(maker="matting", cvs=False, trimap=trimap)
+    facts = make_masks(photos=photos, cams=cams, masks=masks, context=context(tmp_path / "out", mask_workers=0))
+    assert facts["images"] == 2 and sorted(dict(facts["failed"])) == ["broken", "uncammed", "unlisted"]
+    rows = {row["name"]: row for row in pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()}
+    for name in ("a/one", "two"):
+        mask = np.asarray(Image.open(tmp_path / "out" / "masks" / f"{name}.png"))
+        assert (mask == SCENES[name]).mean() > 0.95
+        assert rows[name]["ignored_area"] == (mask == 255).sum()
+    # the middles are certain of their classes, all outside the objects of background
+    one, two = SCENES["a/one"], SCENES["two"]
+    red, blue = ((part_of(two, k) == 1).mean() for k in (1, 2))
+    assert rows["two"]["certain"] == pytest.approx([(two == 0).mean(), red, blue])
+    assert rows["two"]["fell_back"] == [] and rows["broken"]["certain"] is None
+    assert facts["certain"] == {
+        "background": pytest.approx(((one == 0).mean() + (two == 0).mean()) / 2, abs=1e-5),
+        "red": pytest.approx(((part_of(one, 1) == 1).mean() + red) / 2, abs=1e-5),
+        "blue": pytest.approx(blue, abs=1e-5),
+        "unknown": pytest.approx(1 - (sum(rows["a/one"]["certain"]) + sum(rows["two"]["certain"])) / 2, abs=1e-5),
+    }
+    assert facts["fell_back"] == {"red": 0, "blue": 0} and facts["fell_back_in_all"] == 0
+
+
+def test_a_class_without_a_matte_is_counted(tmp_path, drawn):
+    photos, cams = drawn
+    # nothing is below 0, so no photo of one class has certain background
+    masks = MasksConfig(maker="matting", cvs=False, trimap=TrimapConfig(low=0.0))
+    facts = make_masks(photos=photos, cams=cams, masks=masks, context=context(tmp_path / "out", mask_workers=0))
+    assert facts["fell_back"] == {"red": 1, "blue": 0} and facts["fell_back_in_all"] == 1
+
+
+def test_settings_that_play_no_part_are_no_other_masks():
+    assert "trimap" not in MasksConfig().identity() and "matting" not in MasksConfig().identity()
+    plain = MasksConfig(maker="matting", cvs=False)
+    for change in (
+        {"alpha": 4},
+        {"crf": CrfConfig(preset="irn")},
+        {"s": 0.7},
+        {"trimap": TrimapConfig(min_probability=0.1)},
+    ):
+        assert plain.model_copy(update=change).identity() == plain.identity()
+    of_crf = MasksConfig(maker="matting", trimap=TrimapConfig(source="crf"))
+    for change in ({"trimap": TrimapConfig(high=0.5)}, {"matting": MattingConfig(size=200)}, {"cvs": True}):
+        assert plain.model_copy(update=change).identity() != plain.identity()
+    for change in ({"crf": CrfConfig(preset="irn")}, {"s": 0.7}):
+        assert of_crf.model_copy(update=change).identity() != of_crf.identity()
+
+
 IMAGE = np.random.default_rng(1).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 CAM = np.random.default_rng(2).random((2, 20, 30), dtype=np.float32)
 PPG = CrfParams(gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10)
@@ -117,6 +168,16 @@ PPG = CrfParams(gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_
             {"maker": "threshold", "threshold": 0.7},
             lambda: threshold_mask(smooth(CAM, s=0.3, t=0.05), (1, 2), threshold=0.7),
         ),
+        (
+            {
+                "maker": "matting",
+                "cvs": False,
+                "trimap": TrimapConfig(high=0.6, low=0.2),
+                "matting": MattingConfig(kind="random_walk", size=16, margin=0.3),
+            },
+            lambda: matting_mask(IMAGE, CAM, (1, 2), high=0.6, low=0.2, kind="random_walk", size=16, margin=0.3),
+        ),
+        ({"maker": "matting", "cvs": False}, lambda: matting_mask(IMAGE, CAM, (1, 2))),
         ({"crf": CrfConfig(iterations=0)}, lambda: proportional_pseudo_mask(IMAGE, CAM, (1, 2), crf=_no_iterations())),
     ],
 )

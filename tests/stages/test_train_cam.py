@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from ray import cloudpickle
 
-from pmm_ray.config import CamTrainConfig, ClusterConfig, NetConfig
+from pmm_ray.config import CamTrainConfig, ClusterConfig, D2CamConfig, NetConfig
 from pmm_ray.data.dataset import Classes, Photo, Photos
 from pmm_ray.data.images import read_image
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.nets.build import build_classifier, load_model
 from pmm_ray.nets.inputs import normalise
 from pmm_ray.stages import fitting, train_cam
+from pmm_ray.stages.d2cam_objective import D2CamObjective
 from pmm_ray.stages.stage import Context
 from pmm_ray.teams import LocalTeam
 
@@ -131,3 +132,92 @@ def test_with_equivariance_every_parameter_has_a_gradient_and_the_parts_add_up()
     assert all(parameter.grad is not None for parameter in two_views.parameters())
     expected = figures["loss_classification"] + 0.5 * (figures["loss_er"] + figures["loss_ecr"])
     assert torch.allclose(figures["loss"], expected)
+
+
+D2CAM = {"category": 0.3, "foreground": 0.2, "stability": 0.5, "exclusivity": 0.4}
+
+
+def d2cam(**options) -> D2CamObjective:
+    torch.manual_seed(0)
+    net = build_classifier(**fitting.network(NET), weights="none", num_classes=2)
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    settings = D2CamConfig(**{**D2CAM, "begin": 0.0, "high": 0.4, "low": 0.2, **options}).model_dump()
+    return D2CamObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), num_classes=2,
+                          channels=net.channels, **settings)  # fmt: skip
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 255, (3, 3, 96, 96), dtype=torch.uint8, generator=generator)
+    return images, torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+
+
+def test_d2cams_parts_add_up_by_their_weights_and_those_of_weight_0_are_not_there():
+    images, labels = batch()
+    objective = d2cam()
+    figures = objective(images, labels)
+    parts = {f"loss_{name}" for name in D2CAM}
+    assert figures.keys() == {"loss", "loss_classification", "sure"} | parts
+    assert 0 < figures["sure"] < 1 and figures["loss_exclusivity"] > 0 and figures["loss_category"] > 0
+    expected = figures["loss_classification"] + sum(D2CAM[name] * figures[f"loss_{name}"] for name in D2CAM)
+    assert torch.allclose(figures["loss"], expected)
+    figures["loss"].backward()
+    assert all(parameter.grad is not None for parameter in objective.net.parameters())
+    for name in D2CAM:
+        less = d2cam(**{name: 0.0})(images, labels)
+        assert figures.keys() - less.keys() == {f"loss_{name}"}
+
+
+def test_before_it_begins_d2cam_is_the_classifier_alone():
+    images, labels = batch()
+    objective = d2cam(begin=0.5)
+    plain = objective(images, labels)
+    assert plain.keys() == {"loss", "loss_classification"}
+    logits = d2cam().net(images.float() / 127.5 - 1)
+    assert torch.allclose(plain["loss"], multilabel_soft_margin(logits, labels).mean(), atol=1e-6)
+    assert not objective.prototypes.met.any() and objective.averaged.n_averaged == 1
+
+
+def test_the_moving_average_begins_as_the_network_follows_it_and_costs_no_gradient():
+    images, labels = batch()
+    objective = d2cam(average=0.75)
+    for norm in (module for module in objective.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.eval()
+    assert objective(images, labels)["loss_stability"].item() == pytest.approx(0, abs=1e-6)
+    before = objective.averaged.module.head.weight.clone()
+    with torch.no_grad():
+        objective.net.head.weight.add_(1)
+    assert objective(images, labels)["loss_stability"] > 0
+    assert torch.allclose(objective.averaged.module.head.weight, before + 0.25)
+    assert not any(parameter.requires_grad for parameter in objective.averaged.parameters())
+
+
+def test_what_was_filled_is_never_sure():
+    images, labels = batch()
+    area = torch.zeros(3, 96, 96, dtype=torch.bool)
+    assert d2cam()(images, (labels, area))["sure"] == 0
+    area[:, :64] = True
+    some, all_of_it = d2cam()(images, (labels, area))["sure"], d2cam()(images, labels)["sure"]
+    assert 0 < some < all_of_it
+
+
+def test_a_d2cam_classifier_is_trained_and_read_like_any(tmp_path):
+    settings = D2CamConfig(**D2CAM, begin=0.5)
+    module, info = work(tmp_path, TRAIN.model_copy(update={"d2cam": settings}))
+    assert info["facts"]["epochs"] == 2 and module.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 2, 2)
+    history = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert "sure" not in history[0] and {"sure", "loss_stability"} <= history[1].keys()
+    # crops by rough masks know no area
+    Image.fromarray(np.ones((40, 50), np.uint8)).save(tmp_path / "rough.png")
+    other = tmp_path / "crops"
+    other.mkdir()
+    work(other, TRAIN.model_copy(update={"d2cam": settings}), {"0": tmp_path / "rough.png"})
+
+
+def test_without_d2cam_a_training_is_the_one_it_was_before_there_was_any():
+    assert "d2cam" not in CamTrainConfig(d2cam=D2CamConfig(high=0.9)).identity()
+    some = D2CamConfig(category=1.0, high=0.9)
+    assert "average" not in some.identity() and some.identity()["high"] == 0.9
+    assert CamTrainConfig(d2cam=some).identity() != CamTrainConfig().identity()
+    with pytest.raises(ValueError, match="two ways to train a CAM"):
+        CamTrainConfig(equivariance=1.0, d2cam=some)

@@ -1,0 +1,104 @@
+"""Matting Laplacians and their system against their definitions and pymatting's own estimators."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pmm_ray.masks.laplacian import laplacian, pymatting, solve
+
+KINDS = ("closed_form", "knn", "random_walk")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_laplacian_is_symmetric_semi_definite_and_constants_cost_nothing(photo, kind):
+    image, _ = photo(9, 11)
+    matrix = laplacian(image, kind=kind, epsilon=1e-4)
+    dense = matrix.toarray()
+    assert matrix.shape == (99, 99)
+    np.testing.assert_allclose(dense, dense.T, atol=1e-9)
+    np.testing.assert_allclose(dense.sum(axis=1), 0, atol=1e-9)
+    assert np.linalg.eigvalsh(dense).min() > -1e-8
+
+
+def test_the_random_walk_weighs_eight_neighbours_by_their_colours_by_hand():
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[:, 2] = 255
+    weights = -laplacian(image, kind="random_walk", epsilon=1e-4).toarray()
+    # pixel 0 has neighbours 1, 3, 4 of its own colour; pixel 1 meets 2 and 5 across the edge, with the least weight
+    assert weights[0].round(6).tolist() == [-3, 1, 0, 1, 1, 0]
+    assert weights[1].round(6).tolist() == pytest.approx([1, -3.0002, 1e-4, 1, 1, 1e-4], abs=1e-6)
+
+
+def estimated(kind, image, trimap):
+    """pymatting's own matte, which holds the known pixels by a weight and divides rows of two kinds by their sums."""
+    name = {"closed_form": "cf", "knn": "knn", "random_walk": "rw"}[kind]
+    options = {"laplacian_kwargs": {"epsilon": 1e-4}} if kind == "closed_form" else {}
+    return getattr(pymatting(), f"estimate_alpha_{name}")(image / 255, trimap, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_matte_is_the_one_that_pymatting_estimates(photo, kind):
+    image, inside = photo(24, 30)
+    trimap = np.full((24, 30), 0.5)
+    trimap[:, :8], trimap[:, -6:] = 1, 0
+    known, values = (trimap != 0.5).ravel(), (trimap == 1).ravel()[None].astype(float)
+    start = np.full(values.shape, 0.5)
+    (found,) = solve(laplacian(image, kind=kind, epsilon=1e-4), known, values, start).clip(0, 1)
+    expected = estimated(kind, image, trimap)
+    assert np.abs(found.reshape(24, 30) - expected).mean() < 0.02
+    assert ((found.reshape(24, 30) > 0.5) == inside).mean() > 0.98
+
+
+def test_the_system_is_solved_as_densely_and_shares_add_up_to_one(photo):
+    image, _ = photo(8, 10)
+    matrix, rng = laplacian(image, kind="closed_form", epsilon=1e-3), np.random.default_rng(0)
+    known = rng.random(80) < 0.3
+    values = np.eye(3)[rng.integers(0, 3, 80)].T
+    found = solve(matrix, known, values, rng.random((3, 80)))
+    dense = matrix.toarray()
+    inner, outer = dense[np.ix_(~known, ~known)], dense[np.ix_(~known, known)]
+    np.testing.assert_allclose(found[:, ~known], np.linalg.solve(inner, -outer @ values[:, known].T).T, atol=2e-3)
+    np.testing.assert_array_equal(found[:, known], values[:, known])
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=5e-3)
+
+
+def test_values_of_nothing_but_zeros_have_zeros_as_their_solution_and_nothing_unknown_needs_none(photo):
+    matrix = laplacian(photo(5, 5)[0], kind="random_walk", epsilon=1e-4)
+    known = np.arange(25) < 5
+    assert not solve(matrix, known, np.zeros((1, 25)), np.ones((1, 25))).any()
+    values = np.arange(25.0)[None]
+    np.testing.assert_array_equal(solve(matrix, np.full(25, True), values, np.zeros((1, 25))), values)
+
+
+def test_there_is_no_other_kind(photo):
+    with pytest.raises(ValueError, match="no matting Laplacian 'deep'"):
+        laplacian(photo(5, 5)[0], kind="deep", epsilon=1)
+
+
+def test_the_library_is_compiled_into_our_cache_and_found_there(tmp_path):
+    """Not the library, which takes half a minute, but a module that asks numba for a cache as it does."""
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from pmm_ray.masks.jit import kept, one_process_at_a_time\n"
+        "with one_process_at_a_time(), kept('pymatting'): import eager\n"
+        "print(sum(eager.f.stats.cache_hits.values()), sum(eager.f.stats.cache_misses.values()))"
+    )
+    (tmp_path / "eager.py").write_text("from numba import njit\n@njit('f8(f8)', cache=True)\ndef f(x): return 2 * x\n")
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"XDG_CACHE_HOME": str(tmp_path / "home"), "PATH": ""},
+            cwd=Path(__file__).parents[2],
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said == ["0 1\n", "1 0\n"]
+    assert len(list((tmp_path / "home/pmm_ray/pymatting/functions").glob("*.nbi"))) == 1

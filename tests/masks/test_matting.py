@@ -1,0 +1,109 @@
+"""From a trimap to mattes to a mask, where the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pmm_ray.masks.laplacian import laplacian
+from pmm_ray.masks.matting import Matting, matting_mask, merge_mattes
+
+LABELS = np.array([0, 2, 5], np.uint8)
+PLAIN = {"kind": "closed_form", "epsilon": 1e-4, "size": 320}
+
+
+def spots(height, width, *columns):
+    """A CAM (K, H, W) that is 1 at these columns and falls to 0 0.7 of the width away."""
+    distance = np.abs(np.arange(width)[None] - np.array(columns)[:, None]) / (0.7 * width)
+    return np.broadcast_to(np.clip(1 - distance, 0, 1)[:, None], (len(columns), height, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["closed_form", "knn", "random_walk"])
+def test_a_rough_cam_becomes_the_object_to_the_pixel(photo, kind):
+    image, inside = photo(24, 40)
+    mask = matting_mask(image, spots(24, 40, 4), [2], kind=kind, margin=0)
+    assert (mask[inside] == 2).mean() > 0.97 and (mask[~inside] == 0).mean() > 0.97
+
+
+def test_so_it_does_at_a_smaller_working_size(photo):
+    image, inside = photo(96, 161)
+    mask = matting_mask(image, spots(96, 161, 16), [2], size=40)
+    assert mask.shape == (96, 161)
+    assert ((mask == 2) == inside).mean() > 0.97
+
+
+def test_the_classes_and_the_background_share_every_pixel_and_what_is_certain_stays(photo):
+    image, _ = photo(20, 45)
+    x = spots(20, 45, 3, 30)
+    trimap = np.full((20, 45), 255, np.uint8)
+    trimap[:, :5], trimap[:, 28:33], trimap[:, 40:] = 2, 5, 0
+    mattes = Matting(image, **PLAIN).mattes(trimap, x, LABELS)
+    assert not mattes.fell_back.any() and mattes.alpha.dtype == np.float32
+    assert mattes.alpha.min() >= 0 and mattes.alpha.max() <= 1
+    for label, alpha in zip(LABELS[1:], mattes.alpha, strict=True):
+        assert (alpha[trimap == label] == 1).all()
+        assert (alpha[(trimap != label) & (trimap != 255)] == 0).all()
+    background = np.where(trimap == 255, 255, 5 * (trimap == 0)).astype(np.uint8)
+    (rest,) = Matting(image, **PLAIN).mattes(background, x[:1], LABELS[[0, 2]]).alpha
+    # clipped, so only where all three lie inside [0, 1]
+    assert np.median(np.abs(mattes.alpha.sum(axis=0) + rest - 1)) < 0.01
+
+
+def test_a_class_without_certain_pixels_or_without_any_others_has_the_cam_for_a_matte(photo):
+    image, _ = photo(12, 15)
+    x = spots(12, 15, 2, 9)
+    lacking = np.full((12, 15), 255, np.uint8)
+    lacking[:, :3], lacking[:, -1] = 2, 0
+    mattes = Matting(image, **PLAIN).mattes(lacking, x, LABELS)
+    assert mattes.fell_back.tolist() == [False, True]
+    np.testing.assert_array_equal(mattes.alpha[1][lacking == 255], x[1][lacking == 255])
+    assert not mattes.alpha[1][lacking != 255].any()
+    lonely = np.full((12, 15), 255, np.uint8)
+    lonely[:, :3] = 2
+    mattes = Matting(image, **PLAIN).mattes(lonely, x[:1], LABELS[:2])
+    assert mattes.fell_back.tolist() == [True] and (mattes.alpha[0][:, :3] == 1).all()
+    np.testing.assert_array_equal(mattes.alpha[0][:, 3:], x[0][:, 3:])
+
+
+def test_mattes_are_merged_by_hand():
+    alpha = np.array([[[0.9, 0.2, 0.52, 0.5, 0.1]], [[0.0, 0.7, 0.5, 0.0, 0.1]]], np.float32)
+    # best two: 0.9 0.1; 0.7 0.3; 0.52 0.5; 0.5 0.5; 0.9 0.1
+    np.testing.assert_array_equal(merge_mattes(alpha, LABELS, margin=0.1), [[2, 5, 255, 255, 0]])
+    np.testing.assert_array_equal(merge_mattes(alpha, LABELS, margin=0), [[2, 5, 2, 0, 0]])
+    np.testing.assert_array_equal(merge_mattes(alpha, LABELS, margin=0.5), [[2, 255, 255, 255, 0]])
+    assert not merge_mattes(alpha[:0], LABELS[:1], margin=0.1).any()
+    with pytest.raises(ValueError, match="margin"):
+        merge_mattes(alpha, LABELS, margin=1.5)
+
+
+def test_no_class_is_all_background_and_the_order_of_the_channels_does_not_matter(photo):
+    image, _ = photo(15, 24)
+    assert not matting_mask(image, np.zeros((0, 15, 24)), []).any()
+    x = spots(15, 24, 4, 20)
+    np.testing.assert_array_equal(matting_mask(image, x, [2, 5]), matting_mask(image, x[::-1], [5, 2]))
+
+
+def test_a_photo_that_is_hardly_one_does_not_stop_it():
+    for shape in ((1, 1), (2, 50), (50, 1), (3, 3)):
+        image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        cam = np.random.default_rng(1).random((2, *shape))
+        assert matting_mask(image, cam, [1, 2], size=16).shape == shape
+
+
+def test_one_laplacian_serves_every_trimap(photo, monkeypatch):
+    made = []
+    monkeypatch.setattr("pmm_ray.masks.matting.laplacian", lambda *a, **k: made.append(k) or laplacian(*a, **k))
+    image, _ = photo(12, 16)
+    matting, x = Matting(image, **PLAIN), spots(12, 16, 3)
+    for edge in (2, 4, 6):
+        trimap = np.full((12, 16), 255, np.uint8)
+        trimap[:, :edge], trimap[:, -2:] = 2, 0
+        matting.mattes(trimap, x, LABELS[:2])
+    assert len(made) == 1
+
+
+def test_a_cam_of_another_size_and_a_size_too_small_are_refused(photo):
+    with pytest.raises(ValueError, match="resize the CAM to the image"):
+        matting_mask(photo(8, 9)[0], np.zeros((1, 9, 8)), [1])
+    with pytest.raises(ValueError, match="at least 16"):
+        matting_mask(photo(8, 9)[0], np.zeros((1, 8, 9)), [1], size=8)
