@@ -71,19 +71,21 @@ def jit(function: Callable[..., Any]) -> Any:
 def kept(library: str | None = None) -> Iterator[None]:
     """Inside the block, functions that ask numba for a cache get `cache_folder(library)`, where there is one.
 
-    Numba's own choice for a library is beside its source, or in a home: places that a job may be unable to write.
+    Numba's own choice for a library is beside its source, or in a home: places that a job may be unable to write. And
+    where a library has functions for several threads, those of OpenMP, which torch uses too, stay as many as they were.
     """
     folder = cache_folder(library)
-    if folder is None:
-        yield
-        return
     config: Any = numba.config
-    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
-    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(folder), f"{__name__}.{ByContent.__name__}"
+    names = ("THREADING_LAYER", "CACHE_DIR", "CACHE_LOCATOR_CLASSES")
+    inside = ("workqueue", *(() if folder is None else (str(folder), f"{__name__}.{ByContent.__name__}")))
+    before = {name: getattr(config, name) for name in names}
+    for name, value in zip(names, inside, strict=False):
+        setattr(config, name, value)
     try:
         yield
     finally:
-        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
+        for name, value in before.items():
+            setattr(config, name, value)
 
 
 @contextlib.contextmanager

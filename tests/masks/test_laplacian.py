@@ -102,3 +102,14 @@ def test_the_library_is_compiled_into_our_cache_and_found_there(tmp_path):
     ]
     assert said == ["0 1\n", "1 0\n"]
     assert len(list((tmp_path / "home/pmm_ray/pymatting/functions").glob("*.nbi"))) == 1
+
+
+def test_the_library_leaves_torchs_threads_as_many_as_they_were():
+    script = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from pmm_ray.masks.laplacian import pymatting; pymatting()\n"
+        "torch.ones(9).sum(); print(torch.get_num_threads())"
+    )
+    folder = Path(__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
+    assert found.stdout == "1\n"
