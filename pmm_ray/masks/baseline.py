@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pmm_ray.masks.cam import FloatArray, Mask, by_class
+from pmm_ray.masks.cam import FloatArray, Mask, by_class, with_background
 from pmm_ray.masks.crf import Crf, CrfParams, crf_on
 from pmm_ray.masks.steps import Steps, finish
 
@@ -49,11 +49,9 @@ def baseline_steps(x: FloatArray, labels: NDArray[np.uint8], *, alpha: float) ->
         labels: (K + 1,), 0 and then the ids of the channels.
         alpha: > 0.
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha must be above 0, got {alpha}")
+    scores = with_background(x, alpha)
     if not len(x):
         return np.zeros(x.shape[1:], np.uint8)
-    scores = np.concatenate([(1 - x.max(axis=0, keepdims=True)) ** np.float32(alpha), x])
     if len(x) == 1:
         return labels[((yield scores[None])[0] > 0.5).astype(np.intp)]
     return labels[np.argmax((yield scores), axis=0)]

@@ -64,6 +64,24 @@ def by_class(cam: NDArray[np.floating], class_ids: Sequence[int]) -> tuple[Float
     return scores[order], np.concatenate([[0], ids[order]]).astype(np.uint8)
 
 
+def with_background(x: FloatArray, alpha: float) -> FloatArray:
+    """The classes beside a background that is what they leave: `[(1 - max_c x_c)^alpha, x]`.
+
+    Args:
+        x: (K, H, W) float32 in [0, 1]; with K = 0 the background scores 1.
+        alpha: Power of the background score, > 0. Larger means less background.
+
+    Returns:
+        (K + 1, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: alpha is not above 0.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0, got {alpha}")
+    return np.concatenate([(1 - x.max(axis=0, keepdims=True, initial=0)) ** np.float32(alpha), x])
+
+
 def normalise(cam: NDArray[np.floating]) -> FloatArray:
     """Min-max normalisation of each class channel, PMM eq. 1: `(x - min x) / (max x - min x)`.
 

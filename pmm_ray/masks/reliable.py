@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pmm_ray.masks.cam import FloatArray, Mask, by_class
+from pmm_ray.masks.cam import FloatArray, Mask, by_class, with_background
 from pmm_ray.masks.crf import Crf, CrfParams, crf_on
 
 Rule = Literal["union", "agreement", "crf"]
@@ -144,17 +144,6 @@ def crf_labels(foreground: FloatArray, background: FloatArray, *, min_probabilit
     highest = np.maximum(background[0], foreground[1:].max(axis=0))
     found[highest < min_probability] = UNSURE
     return found
-
-
-def with_background(x: FloatArray, alpha: float) -> FloatArray:
-    """(K + 1, H, W): `[(1 - max_c x_c)^alpha, x]`, K >= 1.
-
-    Raises:
-        ValueError: alpha is not above 0.
-    """
-    if not alpha > 0:
-        raise ValueError(f"alpha must be above 0, got {alpha}")
-    return np.concatenate([(1 - x.max(axis=0, keepdims=True)) ** np.float32(alpha), x])
 
 
 def _check_shares(**numbers: float) -> None:

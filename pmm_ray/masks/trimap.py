@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pmm_ray.masks.cam import FloatArray, Mask
-from pmm_ray.masks.reliable import crf_labels, with_background
+from pmm_ray.masks.cam import FloatArray, Mask, with_background
+from pmm_ray.masks.reliable import crf_labels
 from pmm_ray.masks.steps import Steps
 
 UNKNOWN = 255
