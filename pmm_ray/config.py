@@ -29,11 +29,20 @@ class Section(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The fields on which the result depends, for an artefact's fingerprint; how fast it is made is left out."""
         found: dict[str, Any] = {}
+        unused = self.unused()
         for name, value in self:
-            if type(self).model_fields[name].json_schema_extra == NEUTRAL:
+            if name in unused or type(self).model_fields[name].json_schema_extra == NEUTRAL:
                 continue
             found[name] = value.identity() if isinstance(value, Section) else value
         return found
+
+    def unused(self) -> set[str]:
+        """Names of fields that play no part, the others being as they are."""
+        return set()
+
+    def all_but(self, *names: str) -> set[str]:
+        """Every other field's name."""
+        return set(type(self).model_fields).difference(names)
 
 
 class ShapesConfig(Section):
@@ -150,7 +159,7 @@ class D2CamConfig(Section):
         """Whether any part is."""
         return max(self.category, self.foreground, self.stability, self.exclusivity) > 0
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """Of a part that is off its settings do not matter."""
         parts = {
             "category": ("category", "high", "low", "temperature", "momentum"),
@@ -158,8 +167,7 @@ class D2CamConfig(Section):
             "stability": ("stability", "average"),
             "exclusivity": ("exclusivity",),
         }
-        wanted = {name for part, names in parts.items() if getattr(self, part) > 0 for name in ("begin", *names)}
-        return {name: value for name, value in super().identity().items() if name in wanted}
+        return self.all_but(*(name for part in parts if getattr(self, part) > 0 for name in ("begin", *parts[part])))
 
 
 class CamTrainConfig(TrainConfig):
@@ -183,10 +191,9 @@ class CamTrainConfig(TrainConfig):
             raise ValueError("equivariance and d2cam are two ways to train a CAM: set the weights of one of them to 0")
         return self
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """Without D2CAM it is the training it always was."""
-        found = super().identity()
-        return found if self.d2cam.on else {name: value for name, value in found.items() if name != "d2cam"}
+        return set() if self.d2cam.on else {"d2cam"}
 
 
 class CamInferConfig(Section):
@@ -259,15 +266,9 @@ class TrimapConfig(Section):
             raise ValueError(f"low must be at most high, got low {self.low} and high {self.high}")
         return self
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """The other source's numbers do not matter."""
-        found = super().identity()
-        of_cam = ("high", "low")
-        return {
-            name: value
-            for name, value in found.items()
-            if name == "source" or (name in of_cam) == (self.source == "cam")
-        }
+        return self.all_but("source", "high", "low") if self.source == "cam" else {"high", "low"}
 
 
 class MattingConfig(Section):
@@ -313,15 +314,14 @@ class MasksConfig(Section):
         """Whether the CRF plays a part."""
         return self.maker in ("ppg", "baseline") or (self.maker == "matting" and self.trimap.source == "crf")
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """Matting and the other makers do not matter to each other."""
-        found = super().identity()
         own = ("trimap", "matting")
         if self.maker != "matting":
-            return {name: value for name, value in found.items() if name not in own}
+            return set(own)
         # t is also that of the facts' coefficient of variation
         shared = ("maker", "cvs", "t", *(("s", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
-        return {name: found[name] for name in (*shared, *own)}
+        return self.all_but(*shared, *own)
 
 
 class SegTrainConfig(TrainConfig):
@@ -363,9 +363,9 @@ class PusConfig(Section):
     )
     count_ignored: bool = Field(False, description="count 255 pixels as zeros in the mean, as the released code does")
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """Without PUS its other settings do not matter."""
-        return {"variant": "none"} if self.variant == "none" else super().identity()
+        return self.all_but("variant") if self.variant == "none" else set()
 
 
 class CyclesConfig(Section):
@@ -408,14 +408,9 @@ class ReliableConfig(Section):
     min_probability: Probability = Field(0.8, description="the CRFs are sure from this probability on")
     crf: CrfConfig = CrfConfig(preset="rrm_train")
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """Without reliability its thresholds do not matter."""
-        found = super().identity()
-        return (
-            {name: found[name] for name in ("rule", "scales", "foreground_alpha", "crf")}
-            if self.rule == "crf"
-            else found
-        )
+        return self.all_but("rule", "scales", "foreground_alpha", "crf") if self.rule == "crf" else set()
 
 
 class RrmTrainConfig(TrainConfig):
@@ -433,11 +428,9 @@ class RrmTrainConfig(TrainConfig):
         "published", description="gradient of the dense energy: -2 K P S as published, or that of its formula"
     )
 
-    def identity(self) -> dict[str, Any]:
+    def unused(self) -> set[str]:
         """Without the dense energy its settings do not matter."""
-        found = super().identity()
-        gone = ("energy_srgb", "energy_sxy", "energy_gradient") if self.energy_weight == 0 else ()
-        return {name: value for name, value in found.items() if name not in gone}
+        return {"energy_srgb", "energy_sxy", "energy_gradient"} if self.energy_weight == 0 else set()
 
 
 class RrmConfig(Section):
