@@ -218,6 +218,7 @@ class Method:
             truth=train.truth,
             thresholds=self.config.eval.thresholds,
             min_images=self.config.eval.min_images,
+            **self._band,
         )
         return self._values("train masks", found)
 
@@ -253,8 +254,6 @@ class Method:
     ) -> dict[str, float]:
         if split.truth is None:
             return {}
-        band = self.config.eval.boundary
-        more: dict[str, Any] = {"boundary": band} if band else {}
         found = self.run(
             "evaluate_masks",
             title=title,
@@ -264,16 +263,21 @@ class Method:
             truth=split.truth,
             min_images=self.config.eval.min_images,
             protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 left out",
-            **more,
+            **self._band,
         )
-        along = {f"{column}{BOUNDARY}": found.facts["miou_boundary"]} if band and found.done else {}
-        return self._values(column, found) | along
+        return self._values(column, found)
+
+    @property
+    def _band(self) -> dict[str, Any]:
+        """What has an evaluation look along outlines too; nothing where it is not to: older scores stay valid."""
+        return {"boundary": self.config.eval.boundary} if self.config.eval.boundary else {}
 
     def _values(self, column: str, found: Artefact) -> dict[str, float]:
         if not found.done:
             return {}
         facts = found.facts
-        return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]}
+        along = {f"{column}{BOUNDARY}": facts["miou_boundary"]} if "miou_boundary" in facts else {}
+        return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]} | along
 
     def overlays(self, split: Split, *, cams: Artefact | None, masks: Artefact, folder: str = "masks") -> None:
         """Pictures of photo, CAM, mask and ground truth; the masks alone for MLflow's charts, which compare runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from pmm_ray.cluster.worker import Row
 from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.errors import UserError
-from pmm_ray.metrics import confusion, scores
+from pmm_ray.metrics import Compared, confusion, near_outlines, scores
 
 SPARSE = (("truth", pa.list_(pa.uint8())), ("predicted", pa.list_(pa.uint8())), ("pixels", pa.list_(pa.int64())))
 """Columns that hold the cells of `metrics.confusion` that are not 0. `predicted` = C + 1 stands for undecided (255)."""
+
+BAND = tuple((f"band_{name}", kind) for name, kind in SPARSE)
+"""The same along the outlines of the ground truth; null where that is not asked for."""
 
 
 def cells(pred: NDArray[np.uint8], truth: NDArray[np.uint8], *, num_classes: int) -> dict[str, list[int]]:
@@ -27,6 +30,21 @@ def sparse(matrix: NDArray[np.int64]) -> dict[str, list[int]]:
     """The counts of `metrics.confusion` as the columns of `SPARSE`."""
     rows, columns = np.nonzero(matrix)
     return {"truth": rows.tolist(), "predicted": columns.tolist(), "pixels": matrix[rows, columns].tolist()}
+
+
+def compared(
+    masks: Iterable[NDArray[np.uint8]], truth: NDArray[np.uint8], *, num_classes: int, boundary: float
+) -> Iterator[dict[str, list[int]]]:
+    """The confusion counts of masks of one image, one after the other, as the columns of `SPARSE`.
+
+    With `boundary`, a share of the diagonal, also as those of `BAND`: in a band so wide along the outlines of the
+    ground truth, see `metrics.near_outlines`.
+    """
+    whole = Compared(truth, num_classes=num_classes)
+    band = Compared(near_outlines(truth, width=boundary), num_classes=num_classes) if boundary else None
+    for mask in masks:
+        along = {} if band is None else sparse(band.with_prediction(mask))
+        yield sparse(whole.with_prediction(mask)) | {f"band_{name}": values for name, values in along.items()}
 
 
 def total(rows: Iterable[Row], *, num_classes: int) -> NDArray[np.int64]:
@@ -49,6 +67,15 @@ def set_scores(matrix: NDArray[np.int64], rows: Sequence[Row], photos: Photos, *
     for labels in held:
         counts[list(labels)] += 1
     return scores(matrix, names, counts.tolist(), min_images=min_images)
+
+
+def band_scores(rows: Sequence[Row], photos: Photos, *, boundary: float) -> dict[str, Any]:
+    """The mIoU along outlines, `miou_boundary`, and the band's width; nothing where `boundary` is 0."""
+    if not boundary:
+        return {}
+    counts = [{name: row[f"band_{name}"] for name, _ in SPARSE} for row in rows]
+    names = photos.classes.names
+    return {"miou_boundary": scores(total(counts, num_classes=len(names)), names)["miou"], "boundary": boundary}
 
 
 def with_truth(photos: Photos, truth: Truth) -> list[tuple[str, str]]:

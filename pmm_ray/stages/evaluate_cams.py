@@ -18,11 +18,11 @@ from pmm_ray.errors import UserError
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.report.curves import threshold_curve
 from pmm_ray.stages.cam_files import by_place, cam_places
-from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
+from pmm_ray.stages.confusion_rows import BAND, SPARSE, band_scores, compared, set_scores, total, with_truth
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
-_FACTS = pa.schema([(name, pa.list_(kind)) for name, kind in SPARSE])
+_FACTS = pa.schema([(name, pa.list_(kind)) for name, kind in (*SPARSE, *BAND)])
 
 
 def evaluate_cams(
@@ -33,11 +33,13 @@ def evaluate_cams(
     thresholds: Sequence[float],
     min_images: int,
     context: Context,
+    boundary: float = 0.0,
 ) -> Facts:
     """Score argmax over [threshold, cam] at each threshold; figures are given at the best one.
 
     The best threshold is chosen on the ground truth it is scored on, as papers do, and the protocol says so. An image
-    without a CAM is left out, counted and listed. `rows.parquet` has each image's confusion counts per threshold.
+    without a CAM is left out, counted and listed. `rows.parquet` has each image's confusion counts per threshold. With
+    `boundary` there is also the mIoU along outlines at that threshold, see `evaluate_masks`.
 
     Raises:
         UserError: no photo has ground truth, or none a CAM.
@@ -50,14 +52,20 @@ def evaluate_cams(
     ]
     table, failed = work_on(
         rows,
-        partial(one_by_one, partial(_compare, thresholds=tuple(thresholds), num_classes=len(photos.classes))),
+        partial(
+            one_by_one,
+            partial(_compare, thresholds=tuple(thresholds), num_classes=len(photos.classes), boundary=boundary),
+        ),
         facts=_FACTS,
         context=context,
         at_least=16,
         key=by_place,
     )
     found = [row for row in table.to_pylist() if row["status"] == OK]
-    curve = [_at(found, k, photos, min_images) for k in range(len(thresholds))]
+    curve = []
+    for k in range(len(thresholds)):
+        counts = _at(found, k, SPARSE)
+        curve.append(set_scores(total(counts, num_classes=len(photos.classes)), counts, photos, min_images=min_images))
     of_threshold = {threshold: figures["miou"] for threshold, figures in zip(thresholds, curve, strict=True)}
     picture = context.out / "curve.png"
     threshold_curve({"CAM": of_threshold}, picture, title=context.title)
@@ -65,6 +73,7 @@ def evaluate_cams(
     best = max(range(len(thresholds)), key=lambda k: curve[k]["miou"] or 0.0)
     return {
         **curve[best],
+        **(band_scores(_at(found, best, BAND), photos, boundary=boundary) if boundary else {}),
         "curve": {f"{threshold:g}": miou for threshold, miou in of_threshold.items()},
         "best_threshold": thresholds[best],
         "images": len(found),
@@ -76,22 +85,18 @@ def evaluate_cams(
     }
 
 
-def _compare(row: Row, *, thresholds: Sequence[float], num_classes: int) -> dict[str, Any]:
-    """The confusion counts of one image: for each column of `SPARSE` a list of one list per threshold."""
+def _compare(row: Row, *, thresholds: Sequence[float], num_classes: int, boundary: float) -> dict[str, Any]:
+    """The confusion counts of one image: for each of their columns a list of one list per threshold."""
     if row["missing"]:
         raise UserError(row["missing"])
     stored, truth = read_cam(row["cam"], row["row"]), read_label(row["truth"])
     check_same_size(truth, (stored.height, stored.width), path=row["truth"])
     cam = full_size(stored)
-    found = [
-        cells(threshold_mask(cam, stored.class_ids, threshold=threshold), truth, num_classes=num_classes)
-        for threshold in thresholds
-    ]
-    return {name: [each[name] for each in found] for name, _ in SPARSE}
+    masks = (threshold_mask(cam, stored.class_ids, threshold=threshold) for threshold in thresholds)
+    found = list(compared(masks, truth, num_classes=num_classes, boundary=boundary))
+    return {name: [each[name] for each in found] for name in found[0]}
 
 
-def _at(rows: list[Row], k: int, photos: Photos, min_images: int) -> dict[str, Any]:
-    """The scores of the set at threshold number k."""
-    counts = [{name: row[name][k] for name, _ in SPARSE} for row in rows]
-    matrix = total(counts, num_classes=len(photos.classes))
-    return set_scores(matrix, counts, photos, min_images=min_images)
+def _at(rows: list[Row], k: int, columns: Sequence[tuple[str, Any]]) -> list[Row]:
+    """The rows' counts at threshold number k."""
+    return [{name: row[name][k] for name, _ in columns} for row in rows]

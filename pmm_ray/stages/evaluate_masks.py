@@ -16,17 +16,13 @@ from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.errors import UserError
 from pmm_ray.files import readable
-from pmm_ray.metrics import near_outlines, scores
 from pmm_ray.report.curves import class_bars
-from pmm_ray.stages.confusion_rows import SPARSE, cells, set_scores, total, with_truth
+from pmm_ray.stages.confusion_rows import BAND, SPARSE, band_scores, compared, set_scores, total, with_truth
 from pmm_ray.stages.mask_files import mask_errors, mask_paths
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
 
 SCORES_FILE = "scores.parquet"
-
-_BAND = tuple((f"band_{name}", kind) for name, kind in SPARSE)
-"""The confusion counts along outlines; null where they are not asked for."""
 
 
 def evaluate_masks(
@@ -60,7 +56,7 @@ def evaluate_masks(
     table, failed = work_on(
         rows,
         partial(one_by_one, partial(_compare, num_classes=len(photos.classes), boundary=boundary)),
-        facts=pa.schema([*SPARSE, *_BAND]),
+        facts=pa.schema([*SPARSE, *BAND]),
         context=context,
         at_least=32,
     )
@@ -74,7 +70,7 @@ def evaluate_masks(
     context.log.picture(picture, "iou.png")
     return {
         **figures,
-        **(_of_band(found, photos, boundary) if boundary else {}),
+        **band_scores(found, photos, boundary=boundary),
         "images": len(found),
         "without_truth": len(photos) - len(rows),
         "failed": failed,
@@ -83,22 +79,12 @@ def evaluate_masks(
     }
 
 
-def _of_band(rows: list[Row], photos: Photos, boundary: float) -> dict[str, Any]:
-    counts = [{name: row[f"band_{name}"] for name, _ in SPARSE} for row in rows]
-    found = scores(total(counts, num_classes=len(photos.classes)), photos.classes.names)
-    return {"miou_boundary": found["miou"], "boundary": boundary}
-
-
-def _compare(row: Row, *, num_classes: int, boundary: float = 0.0) -> dict[str, Any]:
+def _compare(row: Row, *, num_classes: int, boundary: float) -> dict[str, Any]:
     if row["missing"]:
         raise UserError(row["missing"])
     mask, truth = read_label(row["mask"]), read_label(row["truth"])
     check_same_size(truth, mask.shape, path=row["truth"])
-    found = cells(mask, truth, num_classes=num_classes)
-    if not boundary:
-        return found
-    band = cells(mask, near_outlines(truth, width=boundary), num_classes=num_classes)
-    return found | {f"band_{name}": values for name, values in band.items()}
+    return next(compared([mask], truth, num_classes=num_classes, boundary=boundary))
 
 
 def _joined(scored: pa.Table, masks: Artefact) -> pa.Table:
@@ -106,6 +92,6 @@ def _joined(scored: pa.Table, masks: Artefact) -> pa.Table:
     facts = pq.read_table(readable(masks.path / ROWS_FILE))
     place = {name: row for row, name in enumerate(facts["name"].to_pylist())}
     table = facts.take(pa.array([place[name] for name in scored["name"].to_pylist()], pa.int64()))
-    for name, _ in (*SPARSE, *_BAND):
+    for name, _ in (*SPARSE, *BAND):
         table = table.append_column(name, scored[name])
     return table

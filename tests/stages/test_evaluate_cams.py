@@ -35,5 +35,27 @@ def test_the_curve_by_hand_and_its_best_threshold_said_to_be_chosen_on_the_truth
     assert facts["iou"] == {"background": 1.0, "red": 1.0, "blue": None}
     assert facts["failed"] == [["c", "it has no CAM: cut off"]]
     assert facts["images"] == 2
+    assert "miou_boundary" not in facts
     assert "chosen on this ground truth" in facts["protocol"]
     assert "drawn truth" in facts["protocol"]
+
+
+def test_along_outlines_is_what_the_best_threshold_leaves_there(tmp_path):
+    photos, truth = draw(tmp_path, {"a": scene((1, 0, 0, 20, 30))})
+    cam = np.zeros((1, 40, 60))
+    cam[0, :20, :20] = 1.0  # its own outline is 10 columns off the object's
+    cam[0, :20, 20:25] = 0.5  # and here 5
+    given = {"photos": photos, "truth": truth, "cams": cam_artefact(tmp_path / "cams", photos, {"a": cam})}
+    facts = evaluate_cams(
+        **given,
+        thresholds=(0.7, 0.3),
+        min_images=1,
+        boundary=0.03,
+        context=context(tmp_path / "out", mask_workers=0),
+    )
+    assert facts["best_threshold"] == 0.3 and facts["boundary"] == 0.03
+    # the band is 2 pixels wide on each side, with a round corner outside; of its inner half the best threshold finds
+    # what lies in the first 25 columns
+    held, found = 2 * 20 + 2 * 28, 2 * 25
+    outside = 2 * 20 + 2 * 30 + 3
+    assert facts["miou_boundary"] == pytest.approx((found / held + outside / (outside + held - found)) / 2)

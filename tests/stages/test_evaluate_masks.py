@@ -110,7 +110,7 @@ def test_a_class_that_does_not_exist_is_an_error_of_that_image(tmp_path):
         Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / f"{name}.png")
     row = {"missing": None, "mask": str(tmp_path / "mask.png"), "truth": str(tmp_path / "truth.png")}
     with pytest.raises(ValueError, match="ground truth holds id 7"):
-        _compare(row, num_classes=3)
+        _compare(row, num_classes=3, boundary=0.0)
 
 
 def test_mask_files_of_the_images_that_worked(tmp_path):
