@@ -279,9 +279,21 @@ class Method:
         along = {f"{column}{BOUNDARY}": facts["miou_boundary"]} if "miou_boundary" in facts else {}
         return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]} | along
 
-    def overlays(self, split: Split, *, cams: Artefact | None, masks: Artefact, folder: str = "masks") -> None:
-        """Pictures of photo, CAM, mask and ground truth; the masks alone for MLflow's charts, which compare runs."""
+    def overlays(
+        self,
+        split: Split,
+        *,
+        cams: Artefact | None,
+        masks: Artefact,
+        folder: str = "masks",
+        made_by: MasksConfig | None = None,
+    ) -> None:
+        """Pictures of photo, CAM, mask and ground truth; the masks alone for MLflow's charts, which compare runs.
+
+        Those of masks `made_by` matting show its trimaps and mattes too.
+        """
         if count := self.config.tracking.overlays:
+            matted = made_by is not None and made_by.maker == "matting"
             drawn = self.run(
                 "draw_overlays",
                 title="overlays",
@@ -291,6 +303,7 @@ class Method:
                 folder=folder,
                 truth=split.truth,
                 count=count,
+                **({"matting": made_by} if matted else {}),
             )
             for name in drawn.facts["pictures"] if drawn.done else ():
                 self.run.tracker.panel(drawn.path / "panels" / f"{name}.png", f"masks/{name}")

@@ -35,7 +35,8 @@ def _cycles(it: Method, cams: Artefact, masks: Artefact) -> None:
     config = it.config
     for cycle in range(config.cycles.count + 1):
         with it.run.group("cycle", cycle, seed=it.seed):
-            it.overlays(it.data.train, cams=None if cycle else cams, masks=masks)
+            first = {"cams": None} if cycle else {"cams": cams, "made_by": config.masks}
+            it.overlays(it.data.train, masks=masks, **first)
             pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title="segmentation")
             it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
@@ -132,7 +133,7 @@ def ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
                 it.record(row, it.score_masks(made, title=f"score of {title}"), variant=variant)
             masks = it.masks(cams, config.masks)
             it.record("masks as configured", it.score_masks(masks))
-            it.overlays(data.train, cams=cams, masks=masks)
+            it.overlays(data.train, cams=cams, masks=masks, made_by=config.masks)
             if config.ablation.segmentation:
                 _segmentation_rows(it, masks)
     return scores
@@ -245,7 +246,7 @@ def _segmentation_on(it: Method, cam: str, cams: Artefact) -> None:
     for words, setting in (("PPG", ppg), ("matting", _matting(it.config))):
         row = f"segmentation: {words} on {cam}"
         masks = it.masks(cams, setting, title=f"masks of {row}")
-        it.overlays(it.data.train, cams=cams, masks=masks)
+        it.overlays(it.data.train, cams=cams, masks=masks, made_by=setting)
         if it.config.ablation.segmentation:
             _, values = it.segmentation(masks, it.config.pus, title=row)
             it.record(row, values)

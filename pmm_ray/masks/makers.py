@@ -79,12 +79,15 @@ class Made:
     """A mask (H, W) uint8; and what the maker `matting` knew, all others have none of it.
 
     `certain` is the share of the pixels that its trimap is certain of: of the background, then of each class by its id.
-    `fell_back` are the ids of classes that had no matte and whose CAM stands in for one.
+    `fell_back` are the ids of classes that had no matte and whose CAM stands in for one. `trimap` is (H, W) uint8 with
+    255 where unknown, `mattes` (K, H, W) float32 in [0, 1] by id.
     """
 
     mask: Mask
     certain: tuple[float, ...] | None = None
     fell_back: tuple[int, ...] = ()
+    trimap: Mask | None = None
+    mattes: FloatArray | None = None
 
 
 def pseudo_masks(
@@ -167,6 +170,8 @@ class _Finish:
             merge_mattes(mattes.alpha, self._labels, margin=how.margin),
             tuple(certain_shares(found, self._labels).tolist()),
             tuple(self._labels[1:][mattes.fell_back].tolist()),
+            trimap=found,
+            mattes=mattes.alpha,
         )
 
     def _matting(self, how: MattingSetting) -> Matting:

@@ -1,4 +1,4 @@
-"""Sheets of pictures: photo, CAM, mask and ground truth side by side, with a legend."""
+"""Sheets of pictures: photo, CAM, mask and ground truth side by side, with a legend; for matting trimap and mattes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def overlay_sheet(
     classes: Classes,
     cam: NDArray[np.floating] | None = None,
     class_ids: Sequence[int] | None = None,
+    trimap: NDArray[np.integer] | None = None,
+    mattes: NDArray[np.floating] | None = None,
     mask: NDArray[np.integer] | None = None,
     truth: NDArray[np.integer] | None = None,
     height: int = 240,
@@ -48,6 +50,8 @@ def overlay_sheet(
         classes: names and colours of the ids.
         cam: (K, H, W) in [0, 1]; the panel shows the maximum over the K classes as heat. None: no such panel.
         class_ids: the K ids, or the image-level labels where there is no cam; they appear in the legend.
+        trimap: (H, W) ids, 255 unknown (drawn grey). None: no such panel.
+        mattes: (K, H, W) in [0, 1], shown as the CAM is. None: no such panel.
         mask: (H, W) ids, 255 ignored (drawn grey). None: no such panel.
         truth: the same of the ground truth.
         height: of a panel's box, pixels.
@@ -61,12 +65,12 @@ def overlay_sheet(
     box = (round(height * (common_aspect([image.shape[:2]]) if aspect is None else aspect)), height)
     small = _fit(image, box)
     panels = [("photo", small)]
-    if cam is not None:
-        panels.append(("CAM", heat_overlay(small, _resize_map(cam, small))))
-    for title, ids in (("mask", mask), ("ground truth", truth)):
-        if ids is not None:
-            panels.append((title, mask_overlay(small, _resize_ids(ids, small), classes=classes)))
-    shown = _present(class_ids, mask, truth, classes=classes)
+    for title, given in (("CAM", cam), ("trimap", trimap), ("mattes", mattes), ("mask", mask), ("ground truth", truth)):
+        if given is not None and given.ndim == 3:
+            panels.append((title, heat_overlay(small, _resize_map(given, small))))
+        elif given is not None:
+            panels.append((title, mask_overlay(small, _resize_ids(given, small), classes=classes)))
+    shown = _present(class_ids, trimap, mask, truth, classes=classes)
     return _arrange(panels, box, _legend_items(shown, classes), caption, titles=titles)
 
 

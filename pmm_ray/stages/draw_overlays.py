@@ -7,13 +7,16 @@ import hashlib
 from collections.abc import Sequence
 
 from pmm_ray.artefacts import Artefact
+from pmm_ray.config import MasksConfig
 from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photo, Photos, Truth
 from pmm_ray.data.images import image_size, read_image, read_label
 from pmm_ray.errors import UserError
+from pmm_ray.masks.makers import Made
 from pmm_ray.places import StorageError
 from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, mask_panel, overlay_sheet, write_picture
 from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.make_masks import made_mask
 from pmm_ray.stages.mask_files import mask_paths
 from pmm_ray.stages.stage import Context, Facts
 
@@ -27,6 +30,7 @@ def draw_overlays(
     truth: Truth | None,
     count: int,
     context: Context,
+    matting: MasksConfig | None = None,
 ) -> Facts:
     """Draw `count` of the images that have a mask; reruns, and other masks of the same images, show the same ones.
 
@@ -41,6 +45,8 @@ def draw_overlays(
         truth: ground truth, or None for no such panel.
         count: how many images.
         context: where to write and log.
+        matting: the settings of the masks, of the maker `matting`: for panels of trimap and mattes, which are made again
+            as the mask stage keeps none. None: no such panels.
 
     Returns:
         {"pictures": names drawn, "failed": [[name, why], ...]}.
@@ -59,11 +65,17 @@ def draw_overlays(
         try:
             cam = None if place is None or place.file is None else read_cam(place.file, place.row)
             image, mask = read_image(photo.image), read_label(of_mask[photo.name])
+            scores = None if cam is None else full_size(cam)
+            known = Made(mask)
+            if matting is not None and cam is not None:
+                known = made_mask(image, full_size(cam), cam.class_ids, masks=matting)
             sheet = overlay_sheet(
                 image,
                 classes=photos.classes,
-                cam=None if cam is None else full_size(cam),
+                cam=scores,
                 class_ids=photo.labels if cam is None else cam.class_ids,
+                trimap=known.trimap,
+                mattes=known.mattes,
                 mask=mask,
                 truth=None if true is None else read_label(true),
                 aspect=aspect,

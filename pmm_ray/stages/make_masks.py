@@ -91,7 +91,7 @@ def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[
             f"{stored.width} x {stored.height}; make the CAMs again"
         )
     cam = full_size(stored)
-    made = _made(image, cam, stored.class_ids, masks)
+    made = made_mask(image, cam, stored.class_ids, masks=masks)
     write_label(mask_file(out, MASKS, row["name"]), made.mask, palette)
     cv = coefficient_of_variation(cam, t=masks.t)
     known = {} if made.certain is None else {"certain": list(made.certain), "fell_back": list(made.fell_back)}
@@ -103,10 +103,13 @@ def pseudo_mask(
     image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
 ) -> NDArray[np.uint8]:
     """The mask (H, W) uint8 that the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
-    return _made(image, cam, class_ids, masks).mask
+    return made_mask(image, cam, class_ids, masks=masks).mask
 
 
-def _made(image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], masks: MasksConfig) -> Made:
+def made_mask(
+    image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
+) -> Made:
+    """As `pseudo_mask`, with what else is known of the mask."""
     return next(made_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.crf.backend))[1]
 
 

@@ -47,8 +47,10 @@ def test_ignored_pixels_and_unknown_ids_look_alike():
 def test_a_sheet_has_a_panel_for_each_thing_given():
     one = overlay_sheet(IMAGE, classes=CLASSES, height=60)
     four = overlay_sheet(IMAGE, classes=CLASSES, cam=CAM, class_ids=(1, 2), mask=MASK, truth=MASK, height=60)
+    six = overlay_sheet(IMAGE, classes=CLASSES, cam=CAM, trimap=MASK, mattes=CAM, mask=MASK, truth=MASK, height=60)
     margin = 4
     assert one.shape[1] == 80 + 2 * margin and four.shape[1] == 4 * 80 + 5 * margin
+    assert six.shape[1] == 6 * 80 + 7 * margin
     assert four.dtype == np.uint8 and four.shape[2] == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.config import ClusterConfig
+from pmm_ray.config import ClusterConfig, MasksConfig
 from pmm_ray.data.cams import Cam, write_cams
 from pmm_ray.data.dataset import Classes, Photo, Photos, Truth
 from pmm_ray.data.images import read_image, write_label
@@ -80,6 +80,23 @@ def test_sheets_are_written_and_logged_without_what_failed(made, tmp_path):
     assert [name for name, _ in facts["failed"]] == ["truncated"]
     widths = [read_image(here.out / "overlays" / name).shape[1] for name in files]
     assert widths[0] > widths[1] and widths[3] == widths[0]  # only the first has a CAM and a ground truth
+
+
+def test_matting_shows_its_trimap_and_mattes(made, tmp_path):
+    photos, cams, masks, _ = made
+    given = {"photos": photos, "cams": cams, "masks": masks, "folder": "masks", "truth": None, "count": 9}
+    draw_overlays(**given, context=context(tmp_path / "plain"))
+    matting = MasksConfig(maker="matting", cvs=False)
+    facts = draw_overlays(**given, matting=matting, context=context(tmp_path / "matted"))
+    assert facts["pictures"] == ["a", "b/c", "contact"]
+    width = {
+        (run, name): read_image(tmp_path / run / "overlays" / f"{name}.png").shape[1]
+        for run in ("plain", "matted")
+        for name in ("a", "b/c")
+    }
+    # photo, CAM, mask and two more of the same width; nothing more for a photo without a CAM
+    assert width["matted", "a"] - width["plain", "a"] == pytest.approx(2 / 3 * width["plain", "a"], rel=0.02)
+    assert width["matted", "b/c"] == width["plain", "b/c"]
 
 
 def test_pictures_are_the_same_each_time(made, tmp_path):
