@@ -45,8 +45,8 @@ def draw_overlays(
         truth: ground truth, or None for no such panel.
         count: how many images.
         context: where to write and log.
-        matting: the settings of the masks, of the maker `matting`: for panels of trimap and mattes, which are made again
-            as the mask stage keeps none. None: no such panels.
+        matting: the settings of the masks, where the maker is `matting`: for panels of trimap and mattes, which are
+            made again as the mask stage keeps none. None: no such panels.
 
     Returns:
         {"pictures": names drawn, "failed": [[name, why], ...]}.
