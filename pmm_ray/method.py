@@ -293,7 +293,7 @@ class Method:
         Those of masks `made_by` matting show its trimaps and mattes too.
         """
         if count := self.config.tracking.overlays:
-            matted = made_by is not None and made_by.maker == "matting"
+            more: dict[str, Any] = {"matting": made_by} if made_by and made_by.maker == "matting" else {}
             drawn = self.run(
                 "draw_overlays",
                 title="overlays",
@@ -303,7 +303,7 @@ class Method:
                 folder=folder,
                 truth=split.truth,
                 count=count,
-                **({"matting": made_by} if matted else {}),
+                **more,
             )
             for name in drawn.facts["pictures"] if drawn.done else ():
                 self.run.tracker.panel(drawn.path / "panels" / f"{name}.png", f"masks/{name}")

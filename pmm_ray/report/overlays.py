@@ -65,13 +65,16 @@ def overlay_sheet(
     box = (round(height * (common_aspect([image.shape[:2]]) if aspect is None else aspect)), height)
     small = _fit(image, box)
     panels = [("photo", small)]
-    for title, given in (("CAM", cam), ("trimap", trimap), ("mattes", mattes), ("mask", mask), ("ground truth", truth)):
-        if given is not None and given.ndim == 3:
-            panels.append((title, heat_overlay(small, _resize_map(given, small))))
-        elif given is not None:
-            panels.append((title, mask_overlay(small, _resize_ids(given, small), classes=classes)))
+    maps = {"CAM": cam, "mattes": mattes}
+    ids = {"trimap": trimap, "mask": mask, "ground truth": truth}
+    for title in ("CAM", "trimap", "mattes", "mask", "ground truth"):
+        if (scores := maps.get(title)) is not None:
+            panels.append((title, heat_overlay(small, _resize_map(scores, small))))
+        if (labels := ids.get(title)) is not None:
+            panels.append((title, mask_overlay(small, _resize_ids(labels, small), classes=classes)))
     shown = _present(class_ids, trimap, mask, truth, classes=classes)
-    return _arrange(panels, box, _legend_items(shown, classes), caption, titles=titles)
+    grey = "ignored" if trimap is None else "unknown, ignored"
+    return _arrange(panels, box, _legend_items(shown, classes, grey), caption, titles=titles)
 
 
 def contact_sheet(sheets: Iterable[Picture]) -> Picture:
@@ -182,8 +185,8 @@ def _present(class_ids: Sequence[int] | None, *masks: NDArray[np.integer] | None
     return sorted(found - {0})
 
 
-def _legend_items(shown: Iterable[int], classes: Classes) -> list[Item]:
-    return [("ignored", _IGNORED) if c == IGNORE else (classes.names[c], classes.palette[c]) for c in shown]
+def _legend_items(shown: Iterable[int], classes: Classes, grey: str) -> list[Item]:
+    return [(grey, _IGNORED) if c == IGNORE else (classes.names[c], classes.palette[c]) for c in shown]
 
 
 def _arrange(
