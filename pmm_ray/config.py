@@ -139,6 +139,10 @@ class TrainConfig(Section):
             raise ValueError(f"resize must be (smallest, largest), got {self.resize}")
         return self
 
+    def unused(self) -> set[str]:
+        """AdamW has no momentum to be set."""
+        return {"momentum"} if self.optimizer == "adamw" else set()
+
 
 class D2CamConfig(Section):
     """D2CAM of Mat-Label, a reconstruction: four losses on the CAM classifier, each off at weight 0."""
@@ -192,8 +196,14 @@ class CamTrainConfig(TrainConfig):
         return self
 
     def unused(self) -> set[str]:
-        """Without D2CAM it is the training it always was."""
-        return set() if self.d2cam.on else {"d2cam"}
+        """Of a part that is off its settings do not matter."""
+        off = {
+            "d2cam": not self.d2cam.on,
+            "equivariance_scale": self.equivariance == 0,
+            "multi_crop_share": not self.multi_crop,
+            "multi_crop_alpha": not self.multi_crop,
+        }
+        return super().unused() | {name for name, is_off in off.items() if is_off}
 
 
 class CamInferConfig(Section):
@@ -209,6 +219,10 @@ class CamInferConfig(Section):
     window_stride: int = Field(300, ge=1, description="distance between crops (multi_crop)")
     batch_size: int = Field(16, ge=1, description="forwards in one batch", json_schema_extra=NEUTRAL)
     stride: int = Field(4, ge=1, description="the CAM is stored at image size / stride")
+
+    def unused(self) -> set[str]:
+        """Whole images have no windows."""
+        return {"window", "window_stride"} if self.mode == "multi_scale" else set()
 
 
 class CamConfig(Section):
@@ -315,13 +329,16 @@ class MasksConfig(Section):
         return self.maker in ("ppg", "baseline") or (self.maker == "matting" and self.trimap.source == "crf")
 
     def unused(self) -> set[str]:
-        """Matting and the other makers do not matter to each other."""
-        own = ("trimap", "matting")
-        if self.maker != "matting":
-            return set(own)
+        """What the maker does not read."""
+        read = {
+            "ppg": ("alpha", "proportion", *(("eps",) if self.proportion else ()), "tie"),
+            "baseline": ("alpha",),
+            "threshold": ("threshold",),
+            "matting": ("trimap", "matting"),
+        }[self.maker]
         # t is also that of the facts' coefficient of variation
         shared = ("maker", "cvs", "t", *(("s", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
-        return self.all_but(*shared, *own)
+        return self.all_but(*shared, *read)
 
 
 class SegTrainConfig(TrainConfig):
@@ -430,7 +447,8 @@ class RrmTrainConfig(TrainConfig):
 
     def unused(self) -> set[str]:
         """Without the dense energy its settings do not matter."""
-        return {"energy_srgb", "energy_sxy", "energy_gradient"} if self.energy_weight == 0 else set()
+        off = {"energy_srgb", "energy_sxy", "energy_gradient"} if self.energy_weight == 0 else set()
+        return super().unused() | off
 
 
 class RrmConfig(Section):

@@ -244,7 +244,7 @@ def test_a_mask_stage_that_loses_a_node_loses_no_image_and_makes_the_same_masks(
     for photo, place in zip(photos.photos, cam_places(cams, photos), strict=True):
         stored = read_cam(Path(place.file), place.row)
         image, cam = read_image(photo.image), full_size(stored)
-        mask = make_masks.pseudo_mask(image, cam, stored.class_ids, masks=MasksConfig())
+        mask = make_masks.made_mask(image, cam, stored.class_ids, masks=MasksConfig()).mask
         with Image.open(out / "masks" / f"{photo.name}.png") as written:
             assert np.array_equal(np.asarray(written), mask), photo.name
 

@@ -134,6 +134,28 @@ def test_where_a_run_works_is_no_part_of_what_it_is():
     assert settings.load([], ["cluster.train_workers=3"]).identity() == Config().identity()
 
 
+@pytest.mark.parametrize(
+    ("section", "unread", "on"),
+    [
+        ("cam.train", "momentum=0.5", "optimizer=sgd"),
+        ("cam.train", "equivariance_scale=0.5", "equivariance=1"),
+        ("cam.train", "multi_crop_share=0.5", "multi_crop=true"),
+        ("cam.train", "multi_crop_alpha=2", "multi_crop=true"),
+        ("cam.infer", "window=100", "mode=multi_crop"),
+        ("rrm.train", "momentum=0.5", "optimizer=sgd"),
+        ("rrm.train", "energy_sxy=5", "energy_weight=1"),
+    ],
+)
+def test_what_is_not_read_makes_no_other_work(section, unread, on):
+    off = {"rrm.train": ["rrm.train.energy_weight=0"]}.get(section, [])
+
+    def identity(*overrides):
+        return settings.load([], [*off, *(f"{section}.{word}" for word in overrides)]).identity()
+
+    assert identity(unread) == identity()
+    assert identity(on, unread) != identity(on)
+
+
 def test_without_pus_its_other_numbers_make_no_other_training():
     plain, other = (PusConfig(variant="none", beta=beta).identity() for beta in (0.5, 0.9))
     assert plain == other

@@ -99,17 +99,10 @@ def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[
     return {**mask_facts(made.mask, stored.class_ids), "cv": cv.tolist(), **known, "seconds": seconds}
 
 
-def pseudo_mask(
-    image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
-) -> NDArray[np.uint8]:
-    """The mask (H, W) uint8 that the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
-    return made_mask(image, cam, class_ids, masks=masks).mask
-
-
 def made_mask(
     image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
 ) -> Made:
-    """As `pseudo_mask`, with what else is known of the mask."""
+    """What the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
     return next(made_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.crf.backend))[1]
 
 

@@ -16,7 +16,7 @@ from pmm_ray.masks.crf import CrfParams
 from pmm_ray.masks.cvs import smooth
 from pmm_ray.masks.matting import matting_mask
 from pmm_ray.masks.ppg import proportional_pseudo_mask
-from pmm_ray.stages.make_masks import _make, make_masks, pseudo_mask
+from pmm_ray.stages.make_masks import _make, made_mask, make_masks
 
 SCENES = {
     "a/one": scene((1, 8, 10, 32, 40)),
@@ -125,23 +125,6 @@ def test_a_class_without_a_matte_is_counted(tmp_path, drawn):
     assert facts["fell_back"] == {"red": 1, "blue": 0} and facts["fell_back_in_all"] == 1
 
 
-def test_settings_that_play_no_part_are_no_other_masks():
-    assert "trimap" not in MasksConfig().identity() and "matting" not in MasksConfig().identity()
-    plain = MasksConfig(maker="matting", cvs=False)
-    for change in (
-        {"alpha": 4},
-        {"crf": CrfConfig(preset="irn")},
-        {"s": 0.7},
-        {"trimap": TrimapConfig(min_probability=0.1)},
-    ):
-        assert plain.model_copy(update=change).identity() == plain.identity()
-    of_crf = MasksConfig(maker="matting", trimap=TrimapConfig(source="crf"))
-    for change in ({"trimap": TrimapConfig(high=0.5)}, {"matting": MattingConfig(size=200)}, {"cvs": True}):
-        assert plain.model_copy(update=change).identity() != plain.identity()
-    for change in ({"crf": CrfConfig(preset="irn")}, {"s": 0.7}):
-        assert of_crf.model_copy(update=change).identity() != of_crf.identity()
-
-
 IMAGE = np.random.default_rng(1).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 CAM = np.random.default_rng(2).random((2, 20, 30), dtype=np.float32)
 PPG = CrfParams(gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10)
@@ -182,10 +165,49 @@ PPG = CrfParams(gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_
     ],
 )
 def test_every_setting_reaches_its_maker(settings, expected):
-    np.testing.assert_array_equal(pseudo_mask(IMAGE, CAM, (1, 2), masks=MasksConfig(**settings)), expected())
+    made = made_mask(IMAGE, CAM, (1, 2), masks=MasksConfig(**settings))
+    np.testing.assert_array_equal(made.mask, expected())
 
 
 def _no_iterations():
     return CrfParams(
         gaussian_sxy=3, gaussian_compat=10, bilateral_sxy=80, bilateral_srgb=13, bilateral_compat=10, iterations=0
     )
+
+
+OTHER = {"s": 0.7, "t": 0.5, "gate": False, "alpha": 2, "proportion": False, "eps": 0, "tie": "foreground",
+         "threshold": 0.7, "crf": CrfConfig(preset="irn"), "trimap": TrimapConfig(high=0.8, low=0.3),
+         "matting": MattingConfig(size=16)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"cvs": False, "proportion": False},
+        {"maker": "baseline"},
+        {"maker": "threshold"},
+        {"maker": "threshold", "cvs": False},
+        {"maker": "matting", "cvs": False},
+        {"maker": "matting", "trimap": TrimapConfig(source="crf")},
+    ],
+)
+def test_settings_that_play_no_part_make_no_other_masks(settings):
+    plain = MasksConfig(**settings)
+    mask = made_mask(IMAGE, CAM, (1, 2), masks=plain).mask
+    assert plain.unused() <= set(OTHER)
+    for name, value in OTHER.items():
+        other = plain.model_copy(update={name: value})
+        if name in plain.unused():
+            assert other.identity() == plain.identity()
+            np.testing.assert_array_equal(made_mask(IMAGE, CAM, (1, 2), masks=other).mask, mask)
+        elif getattr(plain, name) != value:
+            assert other.identity() != plain.identity()
+
+
+def test_the_other_trimaps_numbers_play_no_part():
+    of_cam, of_crf = TrimapConfig(), TrimapConfig(source="crf")
+    assert of_cam.model_copy(update={"min_probability": 0.1}).identity() == of_cam.identity()
+    assert of_cam.model_copy(update={"high": 0.5}).identity() != of_cam.identity()
+    assert of_crf.model_copy(update={"high": 0.5}).identity() == of_crf.identity()
+    assert of_crf.model_copy(update={"min_probability": 0.1}).identity() != of_crf.identity()

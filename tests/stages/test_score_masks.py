@@ -11,7 +11,7 @@ from pmm_ray.config import CrfConfig, MasksConfig
 from pmm_ray.masks.contrast import Contrasts
 from pmm_ray.metrics import scores
 from pmm_ray.stages.confusion_rows import cells, total
-from pmm_ray.stages.make_masks import pseudo_mask
+from pmm_ray.stages.make_masks import made_mask
 from pmm_ray.stages.score_masks import all_failed, figures_of, parts_of, score_part, score_rows
 
 SCENES = {
@@ -58,7 +58,7 @@ def test_scores_are_those_of_the_masks_and_a_bad_image_stops_nothing(drawn):
         for photo in photos.photos[:3]:
             small = np.array([0.2 + 0.6 * (SCENES[photo.name][::4, ::4] == k) for k in photo.labels]).astype(np.float16)
             image, cam = full(photo, small)
-            mask = pseudo_mask(image, cam, photo.labels, masks=setting)
+            mask = made_mask(image, cam, photo.labels, masks=setting).mask
             expected.append(cells(mask, SCENES[photo.name], num_classes=3))
             for name in ("truth", "predicted"):
                 assert by_name[photo.name][name] == expected[-1][name]
