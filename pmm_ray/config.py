@@ -151,12 +151,20 @@ class D2CamConfig(Section):
     foreground: NonNegative = Field(0.0, description="weight of the contrast between foreground and background")
     stability: NonNegative = Field(0.0, description="weight of the difference to the moving average's CAM")
     exclusivity: NonNegative = Field(0.0, description="weight of two classes' activation at one pixel")
-    begin: Probability = Field(0.25, description="share of the training that is classification only, before they begin")
+    begin: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.25, description="share of the training that is classification only, before they begin"
+    )
     high: Probability = Field(0.5, description="contrasts: a class is sure where its score is highest and above")
     low: Probability = Field(0.1, description="contrasts: background is sure where every score is below")
     temperature: Positive = Field(0.1, description="contrasts: cosines are divided by this")
     momentum: Probability = Field(0.9, description="of the prototypes, by step")
     average: Probability = Field(0.99, description="decay of the moving average of networks, by step")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> D2CamConfig:
+        if self.low > self.high:
+            raise ValueError(f"low must be at most high, got low {self.low} and high {self.high}")
+        return self
 
     @property
     def on(self) -> bool:
@@ -299,6 +307,10 @@ class MattingConfig(Section):
     )
     margin: Probability = Field(0.1, description="a pixel whose best two scores are closer becomes 255")
 
+    def unused(self) -> set[str]:
+        """Only the closed form has an epsilon."""
+        return set() if self.kind == "closed_form" else {"epsilon"}
+
 
 class MasksConfig(Section):
     """Pseudo-masks from CAMs."""
@@ -433,7 +445,7 @@ class ReliableConfig(Section):
 class RrmTrainConfig(TrainConfig):
     """Training of RRM's network: its labels are of the images alone, those of pixels are made on the way."""
 
-    joint_from: Probability = Field(
+    joint_from: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="share of the training that is classification only, before segmentation joins in"
     )
     energy_weight: NonNegative = Field(
@@ -444,6 +456,13 @@ class RrmTrainConfig(TrainConfig):
     energy_gradient: Literal["published", "exact"] = Field(
         "published", description="gradient of the dense energy: -2 K P S as published, or that of its formula"
     )
+
+    @model_validator(mode="after")
+    def _whole_cells(self) -> RrmTrainConfig:
+        # masks are predicted at sides of whole cells; learned on others they would lie a few pixels off
+        if self.crop % 32:
+            raise ValueError(f"the crop of RRM must be a multiple of 32, e.g. {32 * round(self.crop / 32)}")
+        return self
 
     def unused(self) -> set[str]:
         """Without the dense energy its settings do not matter."""

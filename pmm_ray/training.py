@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,14 @@ class Objective(nn.Module):
     progress: float = 0.0
     """Share of all steps that lie behind, in [0, 1); the loop sets it, for what has a schedule."""
 
+    def idle(self) -> Iterable[nn.Parameter]:
+        """Parameters that take no part at present, and are to stay as they are.
+
+        A gradient of zeros, which distributed training wants of them, is not enough for that: weights would decay, and
+        Adam's averages of gradients would fill with zeros and make the first real steps too large.
+        """
+        return ()
+
 
 def train(
     objective: Objective,
@@ -101,6 +109,8 @@ def train(
                 figures = model(images, targets)
             _require_finite(figures["loss"], team=team, step=step, draws=draws, examples=examples)
             scaler.scale(figures["loss"]).backward()
+            for parameter in objective.idle():
+                parameter.grad = None
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)

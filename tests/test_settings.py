@@ -135,6 +135,20 @@ def test_where_a_run_works_is_no_part_of_what_it_is():
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rrm.train.crop=321", r"^rrm\.train: the crop of RRM must be a multiple of 32, e\.g\. 320"),
+        ("rrm.train.joint_from=1", r"^rrm\.train\.joint_from: .*less than 1"),
+        ("cam.train.d2cam.low=0.9", r"^cam\.train\.d2cam: low must be at most high, got low 0\.9 and high 0\.5"),
+        ("cam.train.d2cam.begin=1", r"^cam\.train\.d2cam\.begin: .*less than 1"),
+    ],
+)
+def test_settings_that_would_quietly_do_nothing_or_harm_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        settings.load([], [override])
+
+
+@pytest.mark.parametrize(
     ("section", "unread", "on"),
     [
         ("cam.train", "momentum=0.5", "optimizer=sgd"),

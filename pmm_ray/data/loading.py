@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,43 +107,28 @@ class Examples(Dataset[Example]):
 
 @dataclass(frozen=True)
 class WithLabels:
-    """A photo as an image and its image-level labels (C,), 1 for each class that is there.
+    """A photo as an image, its image-level labels (C,), 1 for each class that is there, and (h, w) bool, its area.
 
-    Where `rough_masks` has the photo, the crop keeps only the labels it deserves (multi-crop training).
+    The area is where the crop shows the photo: elsewhere it reached beyond and was filled, of which nothing can be
+    learned about a pixel. Where `rough_masks` has the photo, the crop keeps only the labels it deserves (multi-crop
+    training).
     """
 
     augment: Augment
     num_classes: int
-    rough_masks: Mapping[str, Path]
-    share: float
-
-    def __call__(self, photo: Photo) -> tuple[Tensor, Tensor]:
-        """The example of a photo."""
-        image, labels = read_image(photo.image), photo.labels
-        rough = self.rough_masks.get(photo.name)
-        if rough is None:
-            crop, _ = self.augment(image)
-        else:
-            crop, labels = crop_with_labels(self.augment, image, labels, _mask_of(image, rough), share=self.share)
-        return crop, _present(labels, self.num_classes)
-
-
-@dataclass(frozen=True)
-class WithLabelsAndArea:
-    """A photo as an image, its image-level labels (C,) as above, and (h, w) bool: where the crop shows the photo.
-
-    Elsewhere it reached beyond the photo and was filled, which is nothing that a pixel's label could be made of.
-    """
-
-    augment: Augment
-    num_classes: int
+    rough_masks: Mapping[str, Path] = field(default_factory=dict)
+    share: float = 0.0
 
     def __call__(self, photo: Photo) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The example of a photo."""
-        image = read_image(photo.image)
-        crop, filled = self.augment(image, np.zeros(image.shape[:2], np.uint8))
-        assert filled is not None
-        return crop, (_present(photo.labels, self.num_classes), filled != IGNORE)
+        image, labels = read_image(photo.image), photo.labels
+        if (rough := self.rough_masks.get(photo.name)) is None:
+            crop, mask = self.augment(image, np.zeros(image.shape[:2], np.uint8))
+        else:
+            crop, mask, labels = crop_with_labels(self.augment, image, labels, _mask_of(image, rough), share=self.share)
+        present = torch.zeros(self.num_classes)
+        present[[label - 1 for label in labels]] = 1
+        return crop, (present, mask != IGNORE)
 
 
 @dataclass(frozen=True)
@@ -162,7 +147,6 @@ class WithMasks:
         if largest >= self.num_classes:
             raise ImageError(f"{self.masks[photo.name]}: id {largest}, but the largest class is {self.num_classes - 1}")
         crop, mask = self.augment(image, whole)
-        assert mask is not None
         return crop, mask.long()
 
 
@@ -183,13 +167,6 @@ def _collate(examples: list[Example]) -> Batch:
     several = isinstance(targets[0], tuple)
     stacked = tuple(map(torch.stack, zip(*targets, strict=True))) if several else torch.stack(targets)
     return Batch(torch.stack(images), stacked, tuple(problem for some in problems for problem in some))
-
-
-def _present(labels: Sequence[int], num_classes: int) -> Tensor:
-    """(C,) float32, 1 for each of the ids 1..C in `labels`."""
-    present = torch.zeros(num_classes)
-    present[[label - 1 for label in labels]] = 1
-    return present
 
 
 def _mask_of(image: np.ndarray, path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ _REDRAWS = 10
 
 @dataclass(frozen=True)
 class Augment:
-    """Random resize, crop, flip and colours. The mask follows with nearest-neighbour sampling, if there is one.
+    """Random resize, crop, flip and colours. The mask follows with nearest-neighbour sampling.
 
     `resize` is a range of factors: the short side becomes `crop` times one of them. Where the crop then reaches beyond
     the image it holds `fill`, the mean colour (RGB in 0..255), and 255 in the mask. Chance comes from torch's default
@@ -31,18 +31,18 @@ class Augment:
     jitter: float
     fill: tuple[int, int, int]
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
         """(H, W, 3) and (H, W) uint8 to tensors (3, crop, crop) and (crop, crop) uint8."""
         large, large_mask = self.resized(image, mask)
         return self.cropped(large, large_mask)
 
-    def resized(self, image: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Tensor | None]:
+    def resized(self, image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
         """The first half: resizing."""
         low, high = (round(self.crop * factor) for factor in self.resize)
         transform = v2.RandomResize(low, high + 1, antialias=True)
-        return _together(transform, torch.from_numpy(image).movedim(-1, 0), _tensor(mask))
+        return _together(transform, torch.from_numpy(image).movedim(-1, 0), torch.from_numpy(mask))
 
-    def cropped(self, image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def cropped(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The second half: crop, flip and colours of what `resized` gave."""
         fill = {tv_tensors.Image: list(self.fill), tv_tensors.Mask: IGNORE}
         steps: list[v2.Transform] = [v2.RandomCrop(self.crop, pad_if_needed=True, fill=fill)]
@@ -55,7 +55,7 @@ class Augment:
 
 def crop_with_labels(
     augment: Augment, image: np.ndarray, labels: Sequence[int], rough_mask: np.ndarray, *, share: float
-) -> tuple[Tensor, tuple[int, ...]]:
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """PMM's multi-crop training: a random crop, and those of the image's labels that the crop still deserves.
 
     A label stays if the crop holds more than `share` of the object's pixels, or if the object covers more than `share`
@@ -64,14 +64,12 @@ def crop_with_labels(
     no label.
 
     Returns:
-        The crop (3, crop, crop) uint8 and its labels, sorted.
+        The crops (3, crop, crop) of the image and (crop, crop) of the rough mask, uint8, and the labels, sorted.
     """
     large, large_mask = augment.resized(image, rough_mask)
-    assert large_mask is not None
     in_image = _areas(large_mask, labels)
     for _ in range(_REDRAWS):
         crop, crop_mask = augment.cropped(large, large_mask)
-        assert crop_mask is not None
         inside = _areas(crop_mask, labels)
         kept = tuple(
             label
@@ -80,20 +78,14 @@ def crop_with_labels(
         )
         if kept:
             break
-    return crop, kept
+    return crop, crop_mask, kept
 
 
 def _areas(mask: Tensor, labels: Sequence[int]) -> list[int]:
     return [int((mask == label).sum()) for label in labels]
 
 
-def _tensor(mask: np.ndarray | None) -> Tensor | None:
-    return None if mask is None else torch.from_numpy(mask)
-
-
-def _together(transform: v2.Transform, image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _together(transform: v2.Transform, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Apply one draw of `transform` to both."""
-    if mask is None:
-        return transform(tv_tensors.Image(image)).as_subclass(Tensor), None
     moved, moved_mask = transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
     return moved.as_subclass(Tensor), moved_mask.as_subclass(Tensor)

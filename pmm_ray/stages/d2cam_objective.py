@@ -75,9 +75,9 @@ class D2CamObjective(Objective):
         if stability:
             self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
 
-    def forward(self, images: Tensor, targets: Tensor | tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Images (N, 3, H, W) uint8 and labels (N, C), or these and area (N, H, W) bool, False where filled."""
-        labels, area = targets if isinstance(targets, tuple) else (targets, None)
+    def forward(self, images: Tensor, targets: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Images (N, 3, H, W) uint8, labels (N, C) and area (N, H, W) bool, False where filled, to loss and figures."""
+        labels, area = targets
         inputs = normalise(images, mean=self._mean, std=self._std)
         features = self.net.features(inputs)
         maps = self.net.maps(features)
@@ -136,9 +136,7 @@ class D2CamObjective(Objective):
         return global_mean(values, count=len(values), team=self._team)
 
 
-def _whole(area: Tensor | None, maps: Tensor) -> Tensor:
-    """(N, h, w) bool: which pixels of the maps show the photo alone. `area` is (N, H, W) bool; None: all of it."""
-    if area is None:
-        return torch.ones_like(maps[:, 0], dtype=torch.bool)
+def _whole(area: Tensor, maps: Tensor) -> Tensor:
+    """(N, h, w) bool: which pixels of the maps show the photo alone. `area` is (N, H, W) bool."""
     height, width = maps.shape[-2:]
     return F.adaptive_avg_pool2d(area.float(), (height, width)) == 1

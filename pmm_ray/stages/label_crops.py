@@ -23,12 +23,16 @@ MakeLabels = Callable[[NDArray[np.uint8], FloatArray, Sequence[int]], Mask]
 
 @dataclass(frozen=True)
 class LabelledCrop:
-    """A training crop as its labels were made: image (H, W, 3), CAM (K, H, W) of `class_ids`, mask (H, W) uint8."""
+    """A training crop as its labels were made: image (H, W, 3), CAM (K, H, W) of `class_ids`, mask (H, W) uint8.
+
+    Of a CAM that is not `finite` nothing was made.
+    """
 
     image: NDArray[np.uint8]
     cam: FloatArray
     class_ids: tuple[int, ...]
     mask: Mask
+    finite: bool = True
 
 
 class Labeller:
@@ -60,15 +64,15 @@ def label_crop(
 ) -> LabelledCrop:
     """Labels of one crop, made of its photo alone: what was filled in has no part in the CAM's maximum or in the CRF.
 
-    It is 255 there, and its CAM 0. A CAM with a value that is no number labels nothing; its loss is no number either.
+    It is 255 there, and its CAM 0. A CAM with a value that is no number labels nothing, and is told of.
     """
-    mask, scores = np.full(inside.shape, IGNORE, np.uint8), np.zeros_like(cam)
-    if inside.any() and np.isfinite(cam).all():
+    mask, scores, finite = np.full(inside.shape, IGNORE, np.uint8), np.zeros_like(cam), bool(np.isfinite(cam).all())
+    if inside.any() and finite:
         rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
         area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         scores[:, *area] = divided_by_peak(cam[:, *area])
         mask[area] = make(np.ascontiguousarray(image[area]), scores[:, *area], class_ids)
-    return LabelledCrop(image, scores, class_ids, mask)
+    return LabelledCrop(image, scores, class_ids, mask, finite)
 
 
 def masks_of(crops: Sequence[LabelledCrop], device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmm_ray.inference import resize, scaled_size
 from pmm_ray.losses.classification import multilabel_soft_margin
@@ -68,10 +68,10 @@ class RrmObjective(Objective):
         features = self.net.classifier.features(inputs)
         maps = self.net.classifier.maps(features)
         classification = self._mean_of_images(multilabel_soft_margin(maps.mean(dim=(2, 3)), labels))
-        if self.progress < self._joint_from:
+        if idle := self.idle():
             # What takes no part in a loss would keep distributed training waiting for its gradient.
-            unused = sum(parameter.sum() for parameter in self.net.segmentation.parameters())
-            return {"loss": classification + 0 * unused, "loss_classification": classification}
+            nothing = 0 * torch.stack([parameter.sum() for parameter in idle]).sum()
+            return {"loss": classification + nothing, "loss_classification": classification}
         class_ids = [tuple((row.nonzero().flatten() + 1).tolist()) for row in labels]
         begun = self._labeller.begin(images, self._cams(inputs, maps, class_ids), class_ids, inside)
         logits = self.net.logits(features, size=images.shape[-2:])
@@ -79,9 +79,16 @@ class RrmObjective(Objective):
         self.seen = crops[:_SEEN]
         masks = masks_of(crops, images.device)
         losses = {"loss_classification": classification, **self._segmentation(logits, masks)}
+        if not all(crop.finite for crop in crops):
+            # the training stops at a loss that is no number, on every worker at once
+            losses["loss_foreground"] = losses["loss_foreground"] * torch.nan
         if self._weight:
             losses["loss_energy"] = self._weight * self._energy(images, logits, masks, inside)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses, **self._shares(masks, inside)}
+
+    def idle(self) -> list[nn.Parameter]:
+        """Those of the segmentation head until it joins in."""
+        return list(self.net.segmentation.parameters()) if self.progress < self._joint_from else []
 
     @torch.no_grad()
     def _cams(self, inputs: Tensor, maps: Tensor, class_ids: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -129,7 +136,7 @@ class RrmObjective(Objective):
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def _evaluating(module: nn.Module) -> Iterator[None]:
     """The module in eval mode inside the block, and as it was after it."""
     before = module.training
     module.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.config import CamTrainConfig, NetConfig
-from pmm_ray.data.dataset import Photo, Photos
-from pmm_ray.data.loading import Examples, Targets, WithLabels, WithLabelsAndArea
+from pmm_ray.data.dataset import Photos
+from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.equivariance import class_scores, cross_regularisation, equivariance_regularisation
 from pmm_ray.nets.build import build_classifier
@@ -57,9 +57,7 @@ def _work(
     num_classes = len(photos.classes) - 1
     shape = {**fitting.network(net), "num_classes": num_classes, "correlation": train.equivariance > 0}
     classifier = build_classifier(weights=net.weights, **shape)
-    augment = fitting.augmentation(train, mean=mean)
     given: dict[str, Any] = {"mean": mean, "std": std, "team": team}
-    make: Callable[[Photo], tuple[Tensor, Targets]]
     objective: Objective
     if train.d2cam.on:
         given |= {"num_classes": num_classes, "channels": classifier.channels, **train.d2cam.model_dump()}
@@ -67,11 +65,8 @@ def _work(
     else:
         scale = train.equivariance_scale
         objective = CamObjective(classifier, **given, equivariance=train.equivariance, scale=scale)
-    if train.d2cam.on and not rough_masks:
-        # where a crop was filled there is nothing to be told apart
-        make = WithLabelsAndArea(augment, num_classes)
-    else:
-        make = WithLabels(augment, num_classes, rough_masks=rough_masks, share=train.multi_crop_share)
+    augment = fitting.augmentation(train, mean=mean)
+    make = WithLabels(augment, num_classes, rough_masks=rough_masks, share=train.multi_crop_share)
     examples = Examples(photos.photos, make, seed=plan.seed)
     record = train_plan(objective, examples, plan=plan, team=team, out=out, report=fitting.reporter(log))
     if team.rank == 0:
@@ -102,8 +97,9 @@ class CamObjective(Objective):
         self._mean, self._std, self._team = mean, std, team
         self._equivariance, self._scale = equivariance, scale
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Images (N, 3, H, W) uint8 and labels (N, C) to loss and figures."""
+    def forward(self, images: Tensor, targets: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Images (N, 3, H, W) uint8 and labels (N, C), with an area that is not read, to loss and figures."""
+        labels, _ = targets
         inputs = normalise(images, mean=self._mean, std=self._std)
         if not self._equivariance:
             return {"loss": self._mean_of(multilabel_soft_margin(self.net(inputs), labels))}

@@ -11,7 +11,7 @@ import torch
 
 from pmm_ray.config import HeadConfig, NetConfig, ReliableConfig, RrmTrainConfig
 from pmm_ray.data.dataset import Classes, Photos
-from pmm_ray.data.loading import Examples, WithLabelsAndArea
+from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.masks.crf import compile_engine
 from pmm_ray.nets.build import build_joint
@@ -62,7 +62,7 @@ def _work(
     num_classes = len(photos.classes)
     shape = {**fitting.network(net), "num_classes": num_classes, **head.model_dump()}
     joint = build_joint(weights=net.weights, **shape)
-    make = WithLabelsAndArea(fitting.augmentation(train, mean=mean), num_classes - 1)
+    make = WithLabels(fitting.augmentation(train, mean=mean), num_classes - 1)
     examples = Examples(photos.photos, make, seed=plan.seed)
     problems = 1 if labels.rule == "crf" else 2
     compile_engine(labels=most_labels(photos), problems=problems, channels=num_classes)

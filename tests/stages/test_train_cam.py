@@ -117,17 +117,23 @@ def objective(**options) -> train_cam.CamObjective:
     return train_cam.CamObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), **options)
 
 
+def whole(images: torch.Tensor) -> torch.Tensor:
+    """The area of crops without anything filled in."""
+    return torch.ones_like(images[:, 0], dtype=torch.bool)
+
+
 def test_loss_is_the_mean_over_images():
     target, images = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     one = objective().eval()
     logits = one.net(images.float() / 127.5 - 1)
-    assert torch.allclose(one(images, target)["loss"], multilabel_soft_margin(logits, target).mean(), atol=1e-6)
+    loss = one(images, (target, whole(images)))["loss"]
+    assert torch.allclose(loss, multilabel_soft_margin(logits, target).mean(), atol=1e-6)
 
 
 def test_with_equivariance_every_parameter_has_a_gradient_and_the_parts_add_up():
     images, labels = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     two_views = objective(equivariance=0.5, scale=0.7)
-    figures = two_views(images, labels)
+    figures = two_views(images, (labels, whole(images)))
     figures["loss"].backward()
     assert all(parameter.grad is not None for parameter in two_views.parameters())
     expected = figures["loss_classification"] + 0.5 * (figures["loss_er"] + figures["loss_ecr"])
@@ -155,7 +161,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_d2cams_parts_add_up_by_their_weights_and_those_of_weight_0_are_not_there():
     images, labels = batch()
     objective = d2cam()
-    figures = objective(images, labels)
+    figures = objective(images, (labels, whole(images)))
     parts = {f"loss_{name}" for name in D2CAM}
     assert figures.keys() == {"loss", "loss_classification", "sure"} | parts
     assert 0 < figures["sure"] < 1 and figures["loss_exclusivity"] > 0 and figures["loss_category"] > 0
@@ -164,14 +170,14 @@ def test_d2cams_parts_add_up_by_their_weights_and_those_of_weight_0_are_not_ther
     figures["loss"].backward()
     assert all(parameter.grad is not None for parameter in objective.net.parameters())
     for name in D2CAM:
-        less = d2cam(**{name: 0.0})(images, labels)
+        less = d2cam(**{name: 0.0})(images, (labels, whole(images)))
         assert figures.keys() - less.keys() == {f"loss_{name}"}
 
 
 def test_before_it_begins_d2cam_is_the_classifier_alone():
     images, labels = batch()
     objective = d2cam(begin=0.5)
-    plain = objective(images, labels)
+    plain = objective(images, (labels, whole(images)))
     assert plain.keys() == {"loss", "loss_classification"}
     logits = d2cam().net(images.float() / 127.5 - 1)
     assert torch.allclose(plain["loss"], multilabel_soft_margin(logits, labels).mean(), atol=1e-6)
@@ -183,11 +189,11 @@ def test_the_moving_average_begins_as_the_network_follows_it_and_costs_no_gradie
     objective = d2cam(average=0.75)
     for norm in (module for module in objective.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         norm.eval()
-    assert objective(images, labels)["loss_stability"].item() == pytest.approx(0, abs=1e-6)
+    assert objective(images, (labels, whole(images)))["loss_stability"].item() == pytest.approx(0, abs=1e-6)
     before = objective.averaged.module.head.weight.clone()
     with torch.no_grad():
         objective.net.head.weight.add_(1)
-    assert objective(images, labels)["loss_stability"] > 0
+    assert objective(images, (labels, whole(images)))["loss_stability"] > 0
     assert torch.allclose(objective.averaged.module.head.weight, before + 0.25)
     assert not any(parameter.requires_grad for parameter in objective.averaged.parameters())
 
@@ -197,7 +203,7 @@ def test_what_was_filled_is_never_sure():
     area = torch.zeros(3, 96, 96, dtype=torch.bool)
     assert d2cam()(images, (labels, area))["sure"] == 0
     area[:, :64] = True
-    some, all_of_it = d2cam()(images, (labels, area))["sure"], d2cam()(images, labels)["sure"]
+    some, all_of_it = (d2cam()(images, (labels, shown))["sure"] for shown in (area, whole(images)))
     assert 0 < some < all_of_it
 
 
@@ -207,7 +213,6 @@ def test_a_d2cam_classifier_is_trained_and_read_like_any(tmp_path):
     assert info["facts"]["epochs"] == 2 and module.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 2, 2)
     history = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert "sure" not in history[0] and {"sure", "loss_stability"} <= history[1].keys()
-    # crops by rough masks know no area
     Image.fromarray(np.ones((40, 50), np.uint8)).save(tmp_path / "rough.png")
     other = tmp_path / "crops"
     other.mkdir()

@@ -179,6 +179,7 @@ def test_before_the_joint_part_only_classification_learns_and_every_parameter_ha
     assert figures.keys() == {"loss", "loss_classification"} and made.seen == []
     figures["loss"].backward()
     assert all((parameter.grad == 0).all() for parameter in made.net.segmentation.parameters())
+    assert made.idle() == list(made.net.segmentation.parameters()) and objective(masks_with()).idle() == []
     assert any((parameter.grad != 0).any() for parameter in made.net.backbone.parameters())
 
 
@@ -211,6 +212,14 @@ def test_filled_in_pixels_do_not_count_in_the_shares():
     inside = INSIDE.clone()
     inside[1] = False
     assert float(objective(masks_with((1, 4096)))(batch(), (LABELS, inside))["reliable"]) == 1
+
+
+def test_a_cam_of_another_scale_that_is_no_number_is_not_passed_over(monkeypatch):
+    made = objective(masks_with((0, 9)))
+    monkeypatch.setattr(made, "_activations", lambda inputs, scale: torch.full((2, 2, 2, 2), torch.inf))
+    with ThreadPoolExecutor(1) as pool:
+        made._labeller = Labeller(label_maker(ReliableConfig()), pool)
+        assert made(batch(), (LABELS, INSIDE))["loss"].isnan()
 
 
 @pytest.mark.parametrize("head", ["classifier.head", "segmentation.2"])
