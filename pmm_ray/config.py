@@ -272,7 +272,7 @@ class TrimapConfig(Section):
     """Mat-Label: which pixels are certain before matting decides the others."""
 
     source: Literal["cam", "crf"] = Field(
-        "cam", description="certain by the CAM's own scores, or by two dense CRFs (masks.crf, as in RRM)"
+        "cam", description="certain by the CAM's own scores, or by two dense CRFs, as RRM's labels are"
     )
     high: Probability = Field(0.45, description="source 'cam': a class is certain where its score is highest and above")
     low: Probability = Field(0.1, description="source 'cam': background is certain where every score is below")
@@ -281,6 +281,7 @@ class TrimapConfig(Section):
         32.0, description="source 'crf': (1 - x)^alpha of the CRF that background comes from"
     )
     min_probability: Probability = Field(0.8, description="source 'crf': certain from this probability on")
+    crf: CrfConfig = CrfConfig(preset="rrm_train")
 
     @model_validator(mode="after")
     def _ordered(self) -> TrimapConfig:
@@ -336,6 +337,11 @@ class MasksConfig(Section):
     matting: MattingConfig = MattingConfig()
 
     @property
+    def used_crf(self) -> CrfConfig:
+        """The maker's CRF: matting has its trimap's."""
+        return self.trimap.crf if self.maker == "matting" else self.crf
+
+    @property
     def with_crf(self) -> bool:
         """Whether the CRF plays a part."""
         return self.maker in ("ppg", "baseline") or (self.maker == "matting" and self.trimap.source == "crf")
@@ -343,13 +349,13 @@ class MasksConfig(Section):
     def unused(self) -> set[str]:
         """What the maker does not read."""
         read = {
-            "ppg": ("alpha", "proportion", *(("eps",) if self.proportion else ()), "tie"),
-            "baseline": ("alpha",),
+            "ppg": ("alpha", "proportion", *(("eps",) if self.proportion else ()), "tie", "crf"),
+            "baseline": ("alpha", "crf"),
             "threshold": ("threshold",),
             "matting": ("trimap", "matting"),
         }[self.maker]
         # t is also that of the facts' coefficient of variation
-        shared = ("maker", "cvs", "t", *(("s", "gate") if self.cvs else ()), *(("crf",) if self.with_crf else ()))
+        shared = ("maker", "cvs", "t", *(("s", "gate") if self.cvs else ()))
         return self.all_but(*shared, *read)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.config import CamTrainConfig, Config, CrfConfig, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig
+from pmm_ray.config import CamTrainConfig, Config, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.method import NO_PUS, Method, Score
 from pmm_ray.pipeline import Runner
@@ -230,8 +230,8 @@ def matting_rivals(config: Config, cam: str) -> Iterator[tuple[str, str, MasksCo
             yield f"{words} on {cam}", f"alpha {alpha:g}", config.masks.model_copy(update=change)
     matting = _matting(config)
     yield f"matting on {cam}", "", matting
-    of_crf = {"trimap": matting.trimap.model_copy(update={"source": "crf"}), "crf": CrfConfig(preset="rrm_train")}
-    yield f"matting on {cam}, trimap of two CRFs", "", matting.model_copy(update=of_crf)
+    of_crf = matting.trimap.model_copy(update={"source": "crf"})
+    yield f"matting on {cam}, trimap of two CRFs", "", matting.model_copy(update={"trimap": of_crf})
 
 
 def _matting(config: Config) -> MasksConfig:

@@ -18,15 +18,17 @@ UNSURE = -1
 
 
 @torch.no_grad()
-def sure_pixels(scores: Tensor, inside: Tensor, *, high: float, low: float) -> Tensor:
+def sure_pixels(scores: Tensor, inside: Tensor, missed: Tensor, *, high: float, low: float) -> Tensor:
     """Where a CAM is sure: the trimap that the contrasts learn from.
 
-    Class c where its score is the highest and above `high`, background where every class is below `low`. An image in
-    which nothing is activated has no sure pixel.
+    Class c where its score is the highest and above `high`, background where every class is below `low`. Scores are
+    shares of a class's own maximum, which says nothing where the class was not found in the crop: such a class is sure
+    nowhere, nor is then the background, and an image in which nothing is activated has no sure pixel.
 
     Args:
         scores: (N, C + 1, h, w) in [0, 1], background first.
         inside: (N, h, w) bool, False where the crop was filled.
+        missed: (N, C) bool, True for classes that the image has by its labels and the classifier does not find.
         high: In [0, 1].
         low: In [0, 1].
 
@@ -34,9 +36,11 @@ def sure_pixels(scores: Tensor, inside: Tensor, *, high: float, low: float) -> T
         (N, h, w) int64: 0 background, 1..C, `UNSURE`.
     """
     best, label = scores[:, 1:].max(dim=1)
+    of_missed = missed.gather(1, label.flatten(1)).view_as(label)
+    something_missed = missed.any(dim=1)[:, None, None]
     sure = torch.full_like(label, UNSURE)
-    sure[best > high] = label[best > high] + 1
-    sure[(best < low) & (best.amax(dim=(1, 2), keepdim=True) > 0)] = 0
+    sure = torch.where((best > high) & ~of_missed, label + 1, sure)
+    sure[(best < low) & (best.amax(dim=(1, 2), keepdim=True) > 0) & ~something_missed] = 0
     return sure.where(inside, UNSURE)
 
 

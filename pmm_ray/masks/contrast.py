@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_UNDECIDED = 255
+
 
 class Explained:
     """eta^2 of segmentations of the same pixels: between-segment variance over total variance.
@@ -28,10 +30,13 @@ class Explained:
         self._total = float((self._centred**2).sum())
 
     def by(self, segments: NDArray[np.integer]) -> float:
-        """In [0, 1], for segments (N,) of ids >= 0; 0 where nothing varies."""
+        """In [0, 1], for segments (N,) of ids >= 0; 0 where nothing varies.
+
+        255, undecided, is no segment: what varies there is not explained.
+        """
         if not self._total > 0:
             return 0.0
-        ids = np.flatnonzero(np.bincount(segments))
+        ids = np.flatnonzero(np.bincount(segments)[:_UNDECIDED])
         members = (segments == ids[:, None]).astype(np.float64)
         between = (self._centred @ members.T) ** 2 / members.sum(axis=1)
         return min(float(between.sum()) / self._total, 1.0)
@@ -56,7 +61,7 @@ class Contrasts:
         The first is the mean over the classes, each of which parts its own CAM from all else; a class of which the mask
         holds nothing explains nothing.
         """
-        shares = [cam.by(mask == k) for k, cam in self._cams]
+        shares = [cam.by(np.where(mask == _UNDECIDED, _UNDECIDED, mask == k)) for k, cam in self._cams]
         return float(np.mean(shares)), self._colours.by(mask)
 
 

@@ -117,6 +117,7 @@ def _nearest(colours: NDArray[np.float64]) -> Laplacian:
     weights = scipy.sparse.csr_matrix((height * width, height * width))
     for count, weight in ((20, 2.0), (10, 0.1)):
         features = np.concatenate([colours, weight * place], axis=2).reshape(-1, 5).astype(np.float32)
+        count = min(count, len(features))
         _, nearest = pymatting().knn(features, features, k=count)
         starts = np.arange(0, nearest.size + 1, count)
         weights += scipy.sparse.csr_matrix((np.ones(nearest.size), nearest.ravel(), starts), weights.shape)

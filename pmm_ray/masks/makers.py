@@ -68,6 +68,11 @@ class MaskSetting:
             raise ValueError("the maker 'matting' needs a MattingSetting")
 
     @property
+    def mattes(self) -> MattingSetting | None:
+        """Those of matting, where it is the maker."""
+        return self.matting if self.maker == "matting" else None
+
+    @property
     def lattices(self) -> tuple[float, float, float, int]:
         """Settings in which this is equal share lattices and passes: the kernels' widths and the iterations."""
         crf = self.crf
@@ -137,8 +142,7 @@ def made_masks(
         if setting.maker == "threshold":
             mask = threshold_mask(_smoothed(x, setting), labels[1:].tolist(), threshold=setting.threshold)
             yield index, Made(mask)
-        elif setting.matting is not None and setting.matting.source == "cam":
-            how = setting.matting
+        elif (how := setting.mattes) is not None and how.source == "cam":
             trimap = cam_trimap(_smoothed(x, setting), labels, high=how.high, low=how.low)
             yield index, finished.of(setting, trimap)
         else:
@@ -162,7 +166,7 @@ class _Finish:
         self._mattings: dict[tuple[str, float, int], Matting] = {}
 
     def of(self, setting: MaskSetting, found: Mask) -> Made:
-        how = setting.matting
+        how = setting.mattes
         if how is None:
             return Made(found)
         mattes = self._matting(how).mattes(found, _smoothed(self._x, setting), self._labels)
@@ -195,7 +199,7 @@ def _steps(x: FloatArray, labels: NDArray[np.uint8], setting: MaskSetting) -> St
     smoothed = _smoothed(x, setting)
     if setting.maker == "baseline":
         return baseline_steps(smoothed, labels, alpha=setting.alpha)
-    if (how := setting.matting) is not None:
+    if (how := setting.mattes) is not None:
         return crf_trimap_steps(
             smoothed,
             labels,

@@ -126,7 +126,7 @@ class Matting:
             x: (K, H, W) float32 in [0, 1], the CAM; also where the solver starts from.
             labels: (K + 1,), 0 and then the ids of the channels.
         """
-        small = trimap if self._small is self._image else _nearest(trimap, self._small.shape[:2])
+        small = trimap if self._small is self._image else _made_small(trimap, self._small.shape[:2], labels)
         known = small.ravel() != UNKNOWN
         held = np.bincount(small.ravel(), minlength=256)[labels[1:]]
         solvable = (held > 0) & (held < known.sum())
@@ -176,11 +176,16 @@ def merge_mattes(alpha: FloatArray, labels: NDArray[np.uint8], *, margin: float)
     return mask
 
 
-def _nearest(trimap: Mask, shape: tuple[int, ...]) -> Mask:
+def _made_small(trimap: Mask, shape: tuple[int, ...], labels: NDArray[np.uint8]) -> Mask:
+    """The nearest pixels; where that leaves nothing certain of a class, the cells that hold any of it."""
     rows, columns = (
         ((np.arange(count) + 0.5) * of / count).astype(np.intp) for count, of in zip(shape, trimap.shape, strict=True)
     )
-    return trimap[rows[:, None], columns]
+    small = trimap[rows[:, None], columns]
+    for label in np.setdiff1d(np.intersect1d(labels, trimap), small):
+        y, x = np.nonzero(trimap == label)
+        small[y * shape[0] // trimap.shape[0], x * shape[1] // trimap.shape[1]] = label
+    return small
 
 
 def _resized(values: FloatArray, shape: tuple[int, int]) -> FloatArray:

@@ -188,7 +188,7 @@ def _mask_work(*, config: Config, classes: int, labels: int) -> Callable[[list[R
     from pmm_ray.masks.crf import compile_engine
     from pmm_ray.masks.laplacian import pymatting
 
-    if config.masks.crf.backend == "numba":
+    if config.masks.used_crf.backend == "numba":
         compile_engine(labels=labels)
     if config.masks.maker == "matting":
         pymatting()

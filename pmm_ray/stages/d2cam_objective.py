@@ -86,11 +86,17 @@ class D2CamObjective(Objective):
             self.averaged.update_parameters(self.net)
         if self.progress < self._begin:
             return {"loss": classification, "loss_classification": classification}
-        scores, inside = class_scores(maps, labels), _whole(area, maps)
-        losses = {
-            **self._contrasts(features, sure_pixels(scores, inside, high=self._high, low=self._low)),
-            **self._constraints(inputs, scores, labels, inside),
-        }
+        averaged = None if self.averaged is None else self._averaged_maps(inputs)
+        # in full precision: the contrasts divide by a temperature, and prototypes are sums over many pixels
+        with torch.autocast(images.device.type, enabled=False):
+            maps, inside = maps.float(), _whole(area, maps)
+            scores = class_scores(maps, labels)
+            missed = (labels > 0) & (maps.mean(dim=(2, 3)) <= 0)
+            sure = sure_pixels(scores, inside, missed, high=self._high, low=self._low)
+            losses = {
+                **self._contrasts(features.float(), sure),
+                **self._constraints(scores, averaged, labels, inside),
+            }
         weighted = [self._weights[name] * losses[name] for name in self._weights if name in losses]
         return {"loss": torch.stack([classification, *weighted]).sum(), "loss_classification": classification, **losses}
 
@@ -111,12 +117,14 @@ class D2CamObjective(Objective):
             losses["loss_foreground"] = self._mean_of(contrast, counted)
         return losses
 
-    def _constraints(self, inputs: Tensor, scores: Tensor, labels: Tensor, inside: Tensor) -> dict[str, Tensor]:
-        """Stability and exclusivity."""
+    def _constraints(
+        self, scores: Tensor, averaged: Tensor | None, labels: Tensor, inside: Tensor
+    ) -> dict[str, Tensor]:
+        """Stability, to the `averaged` network's maps, and exclusivity."""
         losses = {}
-        if self.averaged is not None:
-            averaged = class_scores(self._averaged_maps(inputs), labels)
-            losses["loss_stability"] = self._mean_of_images(stability(scores, averaged, labels))
+        if averaged is not None:
+            other = class_scores(averaged.float(), labels)
+            losses["loss_stability"] = self._mean_of_images(stability(scores, other, labels))
         if self._weights["loss_exclusivity"]:
             several = inside & (labels.sum(dim=1) > 1)[:, None, None]
             losses["loss_exclusivity"] = self._mean_of(exclusivity(scores), several)

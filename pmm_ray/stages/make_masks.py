@@ -60,7 +60,7 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
     if masks.maker == "matting":
         worker = partial(_with_matting, worker)
     if masks.with_crf:
-        worker = partial(with_crf, worker, masks.crf, labels=most_labels(photos))
+        worker = partial(with_crf, worker, masks.used_crf, labels=most_labels(photos))
     table, failed = work_on(
         rows,
         worker,
@@ -103,15 +103,15 @@ def made_mask(
     image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
 ) -> Made:
     """What the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
-    return next(made_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.crf.backend))[1]
+    return next(made_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.used_crf.backend))[1]
 
 
 def mask_setting(masks: MasksConfig) -> MaskSetting:
     """The numbers of the mask maker that the settings ask for."""
-    matting = MattingSetting(**masks.trimap.model_dump(), **masks.matting.model_dump())
+    matting = MattingSetting(**masks.trimap.model_dump(exclude={"crf"}), **masks.matting.model_dump())
     return MaskSetting(
         **masks.model_dump(exclude={"crf", "trimap", "matting"}),
-        crf=params_of(masks.crf),
+        crf=params_of(masks.used_crf),
         matting=matting if masks.maker == "matting" else None,
     )
 

@@ -73,7 +73,7 @@ def _score(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> li
     compared = None if truth is None else Compared(truth, num_classes=num_classes)
     seen = _Seen(image, stored.cam, stored.class_ids)
     makers = [mask_setting(setting) for setting in settings]
-    backend = settings[0].crf.backend
+    backend = settings[0].used_crf.backend
     results: list[Row] = [{}] * len(settings)
     for index, mask in pseudo_masks(image, full_size(stored), stored.class_ids, makers, backend=backend):
         counts = {} if compared is None else sparse(compared.with_prediction(mask))

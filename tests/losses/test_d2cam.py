@@ -24,13 +24,18 @@ def row(*values) -> torch.Tensor:
 def test_sure_pixels_by_hand():
     scores = row((0.1, 0.9, 0.3), (0.3, 0.7, 0.8), (0.6, 0.4, 0.2), (0.95, 0.05, 0.0), (0.1, 0.9, 0.0))
     inside = torch.tensor([[[True, True, True, True, False]]])
-    assert sure_pixels(scores, inside, high=0.5, low=0.1).tolist() == [[[1, 2, UNSURE, 0, UNSURE]]]
+    found = torch.zeros(1, 2, dtype=torch.bool)
+    assert sure_pixels(scores, inside, found, high=0.5, low=0.1).tolist() == [[[1, 2, UNSURE, 0, UNSURE]]]
+    # the classifier misses the second class: it may be anywhere, but where the first is sure
+    missed = torch.tensor([[False, True]])
+    assert sure_pixels(scores, inside, missed, high=0.5, low=0.1).tolist() == [[[1, UNSURE, UNSURE, UNSURE, UNSURE]]]
 
 
 def test_where_nothing_is_activated_nothing_is_sure():
     scores = torch.zeros(2, 3, 1, 2)
     scores[:, 0], scores[1, 1, 0, 0] = 1, 0.9
-    found = sure_pixels(scores, torch.ones(2, 1, 2, dtype=torch.bool), high=0.5, low=0.1)
+    inside, missed = torch.ones(2, 1, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
+    found = sure_pixels(scores, inside, missed, high=0.5, low=0.1)
     assert found.tolist() == [[[UNSURE, UNSURE]], [[1, 0]]]
 
 

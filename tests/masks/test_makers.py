@@ -158,6 +158,13 @@ def test_matting_settings_that_differ_in_the_trimap_share_one_laplacian_and_need
     assert (len(made), len(lattices)) == (3, 1)
 
 
+def test_numbers_of_matting_do_not_matter_to_another_maker(photo):
+    image, cam = photo(24, 32)[0], blobs(2).astype(np.float32)
+    found = dict(made_masks(image, cam, [1, 2], [PLAIN, replace(PLAIN, matting=MATTING)]))
+    np.testing.assert_array_equal(found[0].mask, found[1].mask)
+    assert found[1].certain is None
+
+
 def test_a_class_that_falls_back_is_named(photo):
     image, cam = photo(24, 32)[0], np.stack([blobs(1)[0], 0.5 * blobs(1)[0]])
     ((_, made),) = made_masks(image, cam, [9, 4], [MATTED])

@@ -83,11 +83,22 @@ def test_no_class_is_all_background_and_the_order_of_the_channels_does_not_matte
     np.testing.assert_array_equal(matting_mask(image, x, [2, 5]), matting_mask(image, x[::-1], [5, 2]))
 
 
-def test_a_photo_that_is_hardly_one_does_not_stop_it():
-    for shape in ((1, 1), (2, 50), (50, 1), (3, 3)):
-        image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-        cam = np.random.default_rng(1).random((2, *shape))
-        assert matting_mask(image, cam, [1, 2], size=16).shape == shape
+@pytest.mark.parametrize("kind", ["closed_form", "knn", "random_walk"])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 50), (50, 1), (3, 3), (4, 4)])
+def test_a_photo_that_is_hardly_one_does_not_stop_it(shape, kind):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    cam = np.random.default_rng(1).random((2, *shape))
+    assert matting_mask(image, cam, [1, 2], size=16, kind=kind).shape == shape
+
+
+def test_a_class_certain_in_one_pixel_is_not_lost_at_a_smaller_size(photo):
+    image, _ = photo(64, 64)
+    trimap = np.full((64, 64), 255, np.uint8)
+    trimap[:, -8:] = 0
+    trimap[21, 20] = 3  # between the rows and columns that a quarter of the size looks at
+    matting = Matting(image, **{**PLAIN, "size": 16})
+    mattes = matting.mattes(trimap, np.zeros((1, 64, 64), np.float32), np.array([0, 3], np.uint8))
+    assert not mattes.fell_back.any() and mattes.alpha[0, 21, 20] == 1
 
 
 def test_one_laplacian_serves_every_trimap(photo, monkeypatch):

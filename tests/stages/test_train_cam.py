@@ -147,6 +147,10 @@ def d2cam(**options) -> D2CamObjective:
     torch.manual_seed(0)
     net = build_classifier(**fitting.network(NET), weights="none", num_classes=2)
     torch.nn.init.normal_(net.head.weight, std=0.1)
+    with torch.no_grad():
+        # towards the mean feature, so that every class is found: of one that is not nothing is sure
+        mean = net.eval().features(batch()[0].float() / 127.5 - 1).mean(dim=(0, 2, 3))
+        net.train().head.weight.add_((mean / mean.square().sum())[None, :, None, None])
     settings = D2CamConfig(**{**D2CAM, "begin": 0.0, "high": 0.4, "low": 0.2, **options}).model_dump()
     return D2CamObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), num_classes=2,
                           channels=net.channels, **settings)  # fmt: skip
@@ -205,6 +209,18 @@ def test_what_was_filled_is_never_sure():
     area[:, :64] = True
     some, all_of_it = (d2cam()(images, (labels, shown))["sure"] for shown in (area, whole(images)))
     assert 0 < some < all_of_it
+
+
+def test_d2cams_losses_are_of_full_precision_whatever_the_network_is():
+    images, labels = batch()
+    full = d2cam()(images, (labels, whole(images)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        objective = d2cam()
+        half = objective(images, (labels, whole(images)))
+    assert {value.dtype for name, value in half.items()} == {torch.float32}
+    assert objective.prototypes.vectors.dtype == torch.float32
+    # the network's own rounding is left
+    assert half["loss_foreground"].item() == pytest.approx(full["loss_foreground"].item(), abs=0.02)
 
 
 def test_a_d2cam_classifier_is_trained_and_read_like_any(tmp_path):
