@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pmm_ray import __version__
+from pmm_ray.data.fingerprint import ContentHashes
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 from pmm_ray.places import Remote, place
@@ -100,29 +101,33 @@ def _digest_object(path: Remote) -> str:
 
 @dataclass(frozen=True)
 class Folder:
-    """Files made elsewhere, as a stage's input. The fingerprint covers names and sizes, not every byte."""
+    """Files made elsewhere, as a stage's input. The fingerprint covers their names and contents."""
 
     path: Path
     fingerprint: str
 
     @classmethod
-    def of(cls, path: str) -> Folder:
-        """Look a folder over.
+    def of(cls, path: str, *, cache: Path) -> Folder:
+        """Look a folder over; `cache` remembers the hashes of its files.
 
         Raises:
-            UserError: there is no such folder, or nothing in it.
+            UserError: there is no such folder, nothing in it, or a file that cannot be read.
         """
         root = place(path)
         if not root.is_dir():
             raise UserError(f"{path}: no such folder; give the folder of the .npy files")
+        root = root.resolve()
         if isinstance(root, Remote):
-            sizes = {file: entry["size"] for file, entry in root.all_files().items()}
+            files = sorted(root.all_files())
         else:
-            sizes = {file: file.stat().st_size for file in root.rglob("*") if file.is_file()}
-        files = sorted((str(file.relative_to(root)), size) for file, size in sizes.items())
+            files = sorted(file for file in root.rglob("*") if file.is_file())
         if not files:
             raise UserError(f"{path}: the folder is empty; give the folder of the .npy files")
-        return cls(root.resolve(), digest(files))
+        hashes = ContentHashes.below(root, cache=cache).of(map(str, files))
+        for file, found in hashes.items():
+            if isinstance(found, OSError):
+                raise UserError(f"{file}: {found.strerror or found}; mend the file or take it out of the folder")
+        return cls(root, digest([(str(file.relative_to(root)), hashes[str(file)]) for file in files]))
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,11 @@ class Store:
     """A folder of artefacts, local or in object storage. Runs share it, so equal work is done once."""
 
     root: Path
+
+    @property
+    def digests(self) -> Path:
+        """Where hashes of files are remembered."""
+        return self.root / "digests"
 
     def artefact(
         self, stage: str, *, settings: Mapping[str, Any], inputs: Mapping[str, Fingerprinted | None], seed: int | None

@@ -78,10 +78,10 @@ def load_data(config: Config) -> Dataset:
     from pmm_ray.data.load import load_dataset
     from pmm_ray.places import Remote
 
-    store = open_store(config).root
-    if isinstance(store, Remote):
-        store.check()
-    return load_dataset(cache=store / "digests", **dict(config.data))
+    store = open_store(config)
+    if isinstance(store.root, Remote):
+        store.root.check()
+    return load_dataset(cache=store.digests, **dict(config.data))
 
 
 def protocol(config: Config, data: Dataset) -> str:

@@ -77,7 +77,8 @@ class Method:
         """
         cam, photos = self.config.cam, self.data.train.photos
         if cam.npy is not None:
-            return self.run("import_cams", title="CAMs made elsewhere", photos=photos, folder=Folder.of(cam.npy))
+            folder = Folder.of(cam.npy, cache=self.run.store.digests)
+            return self.run("import_cams", title="CAMs made elsewhere", photos=photos, folder=folder)
         train, by = train or cam.train, "" if name == "CAM" else f" by {name}"
         plain = train.model_copy(update={"multi_crop": False})
         model = self._classifier(f"CAM classifier{by}", plain, rough_masks=None)

@@ -36,6 +36,11 @@ class ContentHashes:
         self._memory = memory
         self._known: dict[str, list[Any]] = _remembered(memory)
 
+    @classmethod
+    def below(cls, folder: Path, *, cache: Path) -> ContentHashes:
+        """Of the files in a folder, remembered in a file of its own in `cache`."""
+        return cls(cache / f"content-{fingerprint(str(folder))[:12]}.json")
+
     def of(self, paths: Iterable[str]) -> dict[str, str | OSError]:
         """path -> hash of its bytes (64 hex digits), or the error that kept it from being read."""
         wanted = list(dict.fromkeys(paths))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pmm_ray.data.dataset import Dataset
-from pmm_ray.data.fingerprint import ContentHashes, fingerprint
+from pmm_ray.data.fingerprint import ContentHashes
 from pmm_ray.errors import UserError
 from pmm_ray.places import place
 
@@ -38,7 +38,6 @@ def load_dataset(
         UserError: the data set cannot be read at all, or nothing of it is left.
     """
     root, cache = place(root).expanduser().resolve(), place(cache).absolute()
-    memory = cache / f"content-{fingerprint(str(root))[:12]}.json"
     common: dict[str, Any] = {
         "images": images,
         "masks": masks,
@@ -47,7 +46,7 @@ def load_dataset(
         "labels": labels,
         "classes": classes,
         "limit": limit,
-        "hashes": ContentHashes(memory),
+        "hashes": ContentHashes.below(root, cache=cache),
     }
     if kind == "coco":
         from pmm_ray.data.coco import read_coco

@@ -41,7 +41,8 @@ def imported(root: Path, photos: Photos, cluster: ClusterConfig) -> Artefact:
     """The CAMs of `<root>/cams_small` as the artefact that the mask stage reads. Needs a session."""
     out = root / "imported"
     context = Context(out, 0, cluster, _NoLog(), "import CAMs")
-    facts = import_cams(photos=photos, folder=Folder.of(str(root / "cams_small")), context=context)
+    folder = Folder.of(str(root / "cams_small"), cache=context.out / "digests")
+    facts = import_cams(photos=photos, folder=folder, context=context)
     assert not facts["failed"], facts["failed"][0]
     return Artefact("import_cams", "benchmark", out)
 

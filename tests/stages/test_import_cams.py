@@ -30,7 +30,7 @@ def test_dictionaries_become_cams_of_the_labelled_classes(tmp_path, ray_session)
     from pmm_ray.artefacts import Artefact
 
     out = tmp_path / "out"
-    facts = import_cams(photos=photos, folder=Folder.of(str(npy)), context=context(out))
+    facts = import_cams(photos=photos, folder=Folder.of(str(npy), cache=tmp_path / "digests"), context=context(out))
     assert facts["images"] == 2
     assert facts["failed"][0][0] == "absent"
     assert "absent.npy" in facts["failed"][0][1]
