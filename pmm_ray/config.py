@@ -607,6 +607,7 @@ class Config(Section):
     store: str = Field(
         "runs",
         description="folder of artefacts, local or a URL such as s3://bucket/runs, shared by runs: equal work is done once",
+        json_schema_extra=NEUTRAL,
     )
     seed: int = Field(0, ge=0, description="seed of initial weights, order and augmentation")
     data: DataConfig = DataConfig()
@@ -619,4 +620,4 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     ablation: AblationConfig = AblationConfig()
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=NEUTRAL)
-    tracking: TrackingConfig = TrackingConfig()
+    tracking: TrackingConfig = Field(TrackingConfig(), json_schema_extra=NEUTRAL)

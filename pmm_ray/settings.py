@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -32,31 +32,37 @@ def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
     for file in files:
         _merge(tree, _read(file), origin, source=file)
     for override in overrides:
-        _merge(tree, _parse_override(override), origin, source="command line")
+        _override(tree, override, origin)
     return build(tree, origin)
 
 
 def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, SweepConfig, Tree]:
     """A sweep: its base config, how it searches, and the tree of `sweep.space`.
 
-    The first file is the sweep file: config keys like any other file's, a section `sweep`, and `base`, a list of config
-    files that it is merged over. Further files and the overrides come after it.
+    One of the files, usually the first, is the sweep file: config keys like any other file's, a section `sweep`, and
+    `base`, a list of config files that come before all others. The overrides come last.
 
     Raises:
         UserError: as `load`.
     """
     if not files:
         raise UserError("no sweep file: python -m pmm_ray.sweep sweeps/FILE.yaml [section.key=value ...]")
-    base = _read(files[0]).get("base") or []
-    if not isinstance(base, list) or not all(isinstance(file, str) for file in base):
-        raise UserError(f"{files[0]}: base: a list of config files, got {base!r}")
+    trees = {file: _read(file) for file in files}
+    bases = {file: read.pop("base") for file, read in trees.items() if "base" in read}
+    if len(bases) > 1:
+        raise UserError(f"{' and '.join(bases)}: base: both have one; a sweep has one sweep file")
+    for file, base in bases.items():
+        if not isinstance(base, list) or not all(isinstance(one, str) for one in base):
+            raise UserError(f"{file}: base: a list of config files, got {base!r}")
+        trees = {one: _read(one) for one in base} | trees
     tree: Tree = {}
     origin: dict[str, str] = {}
-    for file in (*base, *files):
-        _merge(tree, _read(file), origin, source=file)
+    for file, read in trees.items():
+        _merge(tree, read, origin, source=file)
     for override in overrides:
-        _merge(tree, _parse_override(override), origin, source="command line")
-    tree.pop("base", None)
+        _override(tree, override, origin)
+    if "base" in tree:
+        raise UserError("base: it stands in the sweep file; give other config files after that one")
     sweep = tree.pop("sweep", None) or {}
     if not isinstance(sweep, dict):
         raise UserError(f"sweep: a section with trial, space, searcher ..., got {sweep!r}")
@@ -147,28 +153,39 @@ def _read(file: str) -> Tree:
     return tree
 
 
-def _parse_override(text: str) -> Tree:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+def _override(tree: Tree, text: str, origin: dict[str, str]) -> None:
+    """Merge `section.key=value` into the tree."""
+    dotted, equals, written = text.partition("=")
+    *sections, name = dotted.strip().split(".")
+    if not equals or not name:
         raise UserError(f"{text!r}: neither a .yaml file nor an override of the form section.key=value")
     try:
-        leaf: Any = yaml.safe_load(value)
+        value = yaml.safe_load(written)
     except yaml.YAMLError:
-        raise UserError(f"{text!r}: the value is not valid YAML; quote it, e.g. '{key}=\"...\"'") from None
-    for name in reversed(key.strip().split(".")):
-        leaf = {name: leaf}
-    return leaf
+        raise UserError(f"{text!r}: the value is not valid YAML; quote it, e.g. '{dotted}=\"...\"'") from None
+    prefix, source = "", "command line"
+    for section in sections:
+        origin[f"{prefix}{section}"] = source
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree, prefix = tree[section], f"{prefix}{section}."
+    _merge(tree, {name: value}, origin, source=source, prefix=prefix)
 
 
 def _merge(into: Tree, tree: Mapping[Any, Any], origin: dict[str, str], *, source: str, prefix: str = "") -> None:
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict):
-            origin[dotted] = source
+        origin[dotted] = source
+        if isinstance(value, Mapping) and isinstance(into.get(key, {}), dict) and dotted not in _whole():
             _merge(into.setdefault(key, {}), value, origin, source=source, prefix=f"{dotted}.")
         else:
-            into[key] = value
-            origin[dotted] = source
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+@cache
+def _whole() -> frozenset[str]:
+    """Keys that hold a mapping as one value, such as a network's options: another file's replaces it as a whole."""
+    return frozenset(key for key, field in all_keys() if get_origin(field.annotation) is dict)
 
 
 def _explain(error: Any, origin: Mapping[str, str]) -> str:

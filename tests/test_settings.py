@@ -134,6 +134,20 @@ def test_where_a_run_works_is_no_part_of_what_it_is():
     assert settings.load([], ["cluster.train_workers=3"]).identity() == Config().identity()
 
 
+def test_a_mapping_that_is_one_value_is_replaced_as_a_whole_and_may_be_changed_by_key(tmp_path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("seg: {net: {options: {a: 1, b: 2}}}\n")
+    two.write_text("seg: {net: {options: {c: 3}}}\n")
+
+    def options(*words):
+        return settings.load([str(one), str(two)], list(words)).seg.net.options
+
+    assert options() == {"c": 3}
+    assert options("seg.net.options={}") == {}
+    assert options("seg.net.options.d=4") == {"c": 3, "d": 4}
+    assert options("seg={net: {options: {e: 5}}}") == {"e": 5}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -39,6 +39,9 @@ _TRIAL_SHARE, _DESK_SHARE = 0.001, 0.9
 _LEFT_FREE = 0.1
 """CPUs of a training trial's share that are not claimed, so that Ray's own tasks find room."""
 
+_READ = {"masks": ("seed", "cam", "masks"), "segmentation": ("seed", "cam", "masks", "seg", "pus", "eval")}
+"""The settings that a kind of trial reads, and what is made for it."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -60,11 +63,18 @@ class Sweep:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep and no other. More settings, or more at once, make no other one."""
-        how = self.how.identity()
+        """What makes it this sweep and no other: what its trials read. More settings, or more at once, are no other."""
+        how, config = self.how.identity(), self.config.identity()
         for name in ("settings", "concurrent"):
             how.pop(name)
-        return {"config": self.config.identity(), "sweep": how, "space": self.described}
+        inputs = [
+            found.fingerprint
+            for split in (self.data.train, self.data.val)
+            for found in ([] if split is None else [split.photos, split.truth])
+            if found is not None
+        ]
+        read = {name: config[name] for name in _READ[self.how.trial]}
+        return {"config": read, "data": inputs, "sweep": how, "space": self.described}
 
     @property
     def described(self) -> dict[str, Any]:
@@ -169,7 +179,9 @@ def _mask_trials(sweep: Sweep, run: Runner) -> _Trials:
         reports=how.reports,
     )
     rows = score_rows(train.photos, cams, train.truth, seed=how.seed)
-    workers = min(config.cluster.mask_workers or int(resources().cpus), int(resources().cpus))
+    most, cpus = config.cluster.mask_workers, int(resources().cpus)
+    # a desk has at least one worker: the program's own process is waiting for results
+    workers = cpus if most is None else max(1, min(most, cpus))
     # fine enough for all workers to have some of a report's photos
     parts = parts_of(rows, max(how.reports, 4 * workers))
     concurrent = min(how.concurrent or _CONCURRENT_MASKS, sweep.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import math
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pmm_ray.config import Config
+from pmm_ray.config import Config, Section
 from pmm_ray.errors import UserError
 from pmm_ray.settings import all_keys, changed
 
@@ -19,6 +20,8 @@ Values = dict[str, Value]
 Kind = Literal["uniform", "loguniform", "int", "choice", "grid"]
 _RANGES = ("uniform", "loguniform", "int")
 _KINDS = (*_RANGES, "choice", "grid")
+
+_MOST_COMBINED = 1000
 
 SEARCHED = {"masks": ("masks.",), "segmentation": ("masks.", "seg.", "pus.", "cam.")}
 """What a kind of trial may vary."""
@@ -76,9 +79,11 @@ def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
     """The space of a sweep file: `{masks.alpha: {loguniform: [0.5, 32]}, ...}`, keys dotted or nested; null removes.
 
     Raises:
-        UserError: nothing varies; no such key, or one that this kind of trial cannot vary; no such kind of range; or a
-            value that the key cannot have.
+        UserError: nothing varies; no such key, or one that this kind of trial cannot vary, or that none of its settings
+            reads; no such kind of range; or a value that the key cannot have.
     """
+    if config.recipe.startswith("rrm"):
+        raise UserError(f"recipe={config.recipe}: a sweep searches masks of a CAM classifier; use recipe=pmm")
     dimensions = tuple(_dimension(key, entry) for key, entry in _flat(tree) if entry is not None)
     if not dimensions:
         raise UserError(
@@ -92,7 +97,33 @@ def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
             raise UserError(f"sweep.space.{dimension.key}: not a key that this sweep can vary{hint}")
         for value in dimension.values:
             changed(config, {dimension.key: value}, source="sweep.space")
+    for dimension in dimensions:
+        others = [other for other in dimensions if other is not dimension]
+        if not any(_reads(one, dimension.key) for one in _some(config, others)):
+            raise UserError(
+                f"sweep.space.{dimension.key}: no setting of this sweep reads it; take it out, or switch on what does "
+                f"(masks.maker={config.masks.maker}, masks.cvs={str(config.masks.cvs).lower()})"
+            )
     return Space(dimensions)
+
+
+def _reads(config: Config, key: str) -> bool:
+    """Whether a setting plays a part, the others being as they are."""
+    section: Any = config
+    for name in key.split("."):
+        if isinstance(section, Section) and name in section.unused():
+            return False
+        section = getattr(section, name)
+    return True
+
+
+def _some(config: Config, dimensions: Sequence[Dimension]) -> Iterator[Config]:
+    """The config, and so with the values, or ends of ranges, of some dimensions."""
+    yield config
+    combined = itertools.product(*(dimension.values for dimension in dimensions))
+    for values in itertools.islice(combined, _MOST_COMBINED):
+        with contextlib.suppress(UserError):  # two values that do not go together
+            yield changed(config, dict(zip((d.key for d in dimensions), values, strict=True)))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

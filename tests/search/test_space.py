@@ -5,7 +5,7 @@ import pytest
 from pmm_ray.config import Config
 from pmm_ray.errors import UserError
 from pmm_ray.search.space import parse
-from pmm_ray.settings import load_sweep
+from pmm_ray.settings import build, load_sweep
 
 CONFIG = Config()
 
@@ -67,6 +67,46 @@ def test_the_base_configs_own_values_are_read_by_key():
 def test_what_makes_no_sense_is_refused_with_the_key_and_the_mend(tree, message):
     with pytest.raises(UserError, match=message):
         parse(tree, CONFIG, trial="masks")
+
+
+@pytest.mark.parametrize(
+    ("tree", "config"),
+    [
+        ({"masks.s": {"uniform": [0, 1]}}, {"masks": {"cvs": False}}),
+        ({"masks.trimap.high": {"uniform": [0.3, 1]}}, {}),
+        ({"masks.trimap.high": {"uniform": [0.3, 1]}}, {"masks": {"maker": "matting", "trimap": {"source": "crf"}}}),
+        ({"masks.threshold": {"choice": [0.1]}, "masks.maker": {"choice": ["ppg", "baseline"]}}, {}),
+    ],
+)
+def test_a_key_that_no_setting_reads_is_refused(tree, config):
+    with pytest.raises(UserError, match=r"sweep\.space\.masks\.[a-z.]+: no setting of this sweep reads it"):
+        parse(tree, build(config), trial="masks")
+
+
+def test_a_key_that_some_setting_reads_is_searched():
+    tree = {"masks.threshold": {"choice": [0.1, 0.3]}, "masks.maker": {"choice": ["ppg", "threshold"]}}
+    assert parse(tree, CONFIG, trial="masks").keys == ("masks.threshold", "masks.maker")
+
+
+def test_recipes_without_a_cam_classifier_are_not_searched():
+    with pytest.raises(UserError, match=r"^recipe=rrm_two_step: .*use recipe=pmm"):
+        parse({"masks.s": {"uniform": [0, 1]}}, build({"recipe": "rrm_two_step"}), trial="masks")
+
+
+def test_the_base_of_a_sweep_file_comes_first_wherever_the_file_stands(tmp_path):
+    base, other, sweep = (tmp_path / f"{name}.yaml" for name in ("base", "other", "sweep"))
+    base.write_text("masks: {alpha: 3, s: 0.1}\n")
+    other.write_text("masks: {alpha: 5}\n")
+    sweep.write_text(f"base: [{base}]\nsweep: {{space: {{masks.s: {{uniform: [0, 1]}}}}}}\n")
+    for files in ([sweep, other], [other, sweep]):
+        config, _, _ = load_sweep([str(file) for file in files], [])
+        assert (config.masks.alpha, config.masks.s) == (5, 0.1)
+    with pytest.raises(UserError, match=r"base: it stands in the sweep file"):
+        load_sweep([str(sweep)], [f"base=[{other}]"])
+    second = tmp_path / "second.yaml"
+    second.write_text(sweep.read_text())
+    with pytest.raises(UserError, match=r"sweep\.yaml and .*second\.yaml: base: both have one"):
+        load_sweep([str(sweep), str(second)], [])
 
 
 def test_a_sweep_file_is_merged_over_its_base_and_under_what_follows(tmp_path):
