@@ -97,7 +97,9 @@ def protocol(config: Config, data: Dataset) -> str:
         parts.append(f"ground truth {truth.protocol}, 255 left out, mIoU in % over the classes it holds")
     if config.recipe.startswith("rrm"):
         parts.append("train masks of a network in one step are its own")
-    if config.cycles.checkpoint == "best_val":
+    if config.eval.boundary:
+        parts.append(f"along outlines: within {config.eval.boundary:g} of the diagonal")
+    if config.cycles.checkpoint == "best_val" and config.recipe != "rrm":
         parts.append("networks' checkpoints were chosen on the ground truth of val, so their scores there are too good")
     return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."
 

@@ -264,7 +264,7 @@ class CrfConfig(Section):
     bilateral_compat: NonNegative | None = Field(None, description="bilateral kernel: weight; null: the preset's")
     iterations: int | None = Field(None, ge=0, description="mean-field iterations; null: the preset's")
     backend: Literal["numba", "pydensecrf"] = Field(
-        "numba", description="this package's engine, or pydensecrf for comparison (pip install pmm-ray[pydensecrf])"
+        "numba", description="this package's engine, or pydensecrf for comparison, which is the extra 'pydensecrf'"
     )
 
 

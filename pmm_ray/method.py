@@ -11,11 +11,10 @@ from pmm_ray.config import CamTrainConfig, Config, CrfConfig, MasksConfig, Predi
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Runner
+from pmm_ray.report.tables import FREQUENT, PUS_ACTIVE
 from pmm_ray.stages.stage import snapshot
 
 NO_PUS = PusConfig(variant="none")
-PUS_ACTIVE = "PUS active"
-"""Column with the share of steps on which PUS acted."""
 BOUNDARY = " (boundary)"
 """Ends the name of a column with the mIoU in a band along outlines."""
 
@@ -47,7 +46,7 @@ def _metric(column: str) -> str:
     """A column's name in letters that MLflow takes: 'val + CRF' -> 'mIoU/val with CRF'."""
     if column == PUS_ACTIVE:
         return column
-    groups = {" (frequent)": "mIoU of frequent classes", BOUNDARY: "mIoU along outlines"}
+    groups = {FREQUENT: "mIoU of frequent classes", BOUNDARY: "mIoU along outlines"}
     suffix = next((suffix for suffix in groups if column.endswith(suffix)), "")
     return f"{groups.get(suffix, 'mIoU')}/{column.removesuffix(suffix).replace(' + ', ' with ')}"
 
@@ -89,7 +88,7 @@ class Method:
             model = self._classifier(f"CAM classifier on crops{by}", train, rough_masks=masks)
         return self._cams_of(f"CAMs{by}", model)
 
-    def _classifier(self, title: str, train: Any, *, rough_masks: Artefact | None) -> Artefact:
+    def _classifier(self, title: str, train: CamTrainConfig, *, rough_masks: Artefact | None) -> Artefact:
         return self.run(
             "train_cam",
             title=title,
@@ -278,7 +277,7 @@ class Method:
             return {}
         facts = found.facts
         along = {f"{column}{BOUNDARY}": facts["miou_boundary"]} if "miou_boundary" in facts else {}
-        return {column: facts["miou"], f"{column} (frequent)": facts["miou_frequent"]} | along
+        return {column: facts["miou"], f"{column}{FREQUENT}": facts["miou_frequent"]} | along
 
     def overlays(
         self,

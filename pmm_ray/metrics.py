@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import distance_transform_edt
 
-_IGNORE = 255
+from pmm_ray.data.dataset import IGNORE
 
 
 def confusion(pred: NDArray[np.integer], truth: NDArray[np.integer], *, num_classes: int) -> NDArray[np.int64]:
@@ -61,7 +61,7 @@ class Compared:
         # pairs of bytes, all counted before any is looked at: nothing else is as fast
         counts = np.bincount((self._rows | columns).ravel(), minlength=1 << 16).reshape(256, 256)
         _check_ids(np.flatnonzero(counts.any(axis=0)), "prediction", self._num_classes)
-        return counts[: self._num_classes, [*range(self._num_classes), _IGNORE]].astype(np.int64)
+        return counts[: self._num_classes, [*range(self._num_classes), IGNORE]].astype(np.int64)
 
 
 def near_outlines(truth: NDArray[np.uint8], *, width: float) -> NDArray[np.uint8]:
@@ -86,7 +86,7 @@ def near_outlines(truth: NDArray[np.uint8], *, width: float) -> NDArray[np.uint8
         meet = truth[here] != truth[there]
         far[here] &= ~meet
         far[there] &= ~meet
-    band = np.full_like(truth, _IGNORE)
+    band = np.full_like(truth, IGNORE)
     if not far.all():
         inside = distance_transform_edt(far) < max(1, round(width * math.hypot(*truth.shape)))
         band[inside] = truth[inside]
@@ -102,9 +102,9 @@ def _as_bytes(ids: NDArray[Any], what: str, num_classes: int) -> NDArray[np.uint
 
 
 def _check_ids(held: NDArray[np.integer], what: str, num_classes: int) -> None:
-    strange = held[(held != _IGNORE) & ((held < 0) | (held >= num_classes))]
+    strange = held[(held != IGNORE) & ((held < 0) | (held >= num_classes))]
     if strange.size:
-        raise ValueError(f"the {what} holds id {strange[0]}; ids must be 0..{num_classes - 1} or {_IGNORE}")
+        raise ValueError(f"the {what} holds id {strange[0]}; ids must be 0..{num_classes - 1} or {IGNORE}")
 
 
 def iou(matrix: ArrayLike) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pmm_ray.artefacts import Artefact
 from pmm_ray.config import CamTrainConfig, Config, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset
+from pmm_ray.errors import UserError
 from pmm_ray.method import NO_PUS, Method, Score
 from pmm_ray.pipeline import Runner
 
@@ -176,6 +177,11 @@ def _upper_bound(it: Method) -> None:
 
 def mat_label_ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
     """CAM and D2CAM, PPG and matting on each, segmentation on each of those; D2CAM's parts; once for each seed."""
+    if config.cam.npy is None and not config.cam.train.d2cam.on:
+        raise UserError(
+            "recipe=mat_label_ablation compares CAM with D2CAM, and the weights of cam.train.d2cam are all 0: give "
+            "conf/recipe/mat_label.yaml before conf/recipe/mat_label_ablation.yaml"
+        )
     scores: list[Score] = []
     for seed in config.ablation.seeds:
         with run.group("seed", seed):
@@ -203,7 +209,7 @@ def cam_trainings(config: Config) -> Iterator[tuple[str, CamTrainConfig]]:
     """The CAMs that Mat-Label's ablation compares: (name, training). CAMs made elsewhere are what they are."""
     train = config.cam.train
     yield "CAM", train.model_copy(update={"d2cam": D2CamConfig()})
-    if config.cam.npy is None and train.d2cam.on:
+    if config.cam.npy is None:
         yield "D2CAM", train
 
 

@@ -50,6 +50,7 @@ def _run(config: Config) -> None:
     from pmm_ray.recipes import RECIPES
     from pmm_ray.tracking import open_tracker
 
+    print(f"recipe {config.recipe} on {config.data.kind} data in {config.data.root}, named {config.name}")
     data = load_data(config)
     # The plan is walked once without work, so that a missing weights file is told now and not after an hour.
     _plan(config, data)

@@ -40,6 +40,8 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
+            if node.module == "pmm_ray":
+                names |= {f"pmm_ray.{alias.name}" for alias in node.names if alias.name != "__version__"}
     return names
 
 
@@ -52,6 +54,7 @@ def floor(module: str) -> int:
 def test_the_walk_sees_the_package():
     assert len(modules()) > 20
     assert "pmm_ray.config" in imported(PACKAGE / "pipeline.py")
+    assert "pmm_ray.checkpoints" in imported(PACKAGE / "stages/fitting.py")  # from pmm_ray import checkpoints
 
 
 @pytest.mark.parametrize(

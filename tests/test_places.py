@@ -143,5 +143,5 @@ def test_a_missing_driver_names_the_extra_and_an_unknown_scheme_the_known_ones(f
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
     places._filesystem.cache_clear()
-    with pytest.raises(UserError, match=r"s3://: .*s3fs.*pip install 'pmm-ray\[s3\]'"):
+    with pytest.raises(UserError, match=r"s3://: .*s3fs.*pip install s3fs"):
         Remote("s3://bucket").exists()

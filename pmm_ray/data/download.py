@@ -43,7 +43,7 @@ def advice(folder: Path) -> str:
             f"The SBD masks, for evaluation only, go to {masks}/<name>.png; use: data.masks=SegmentationClassAug"
         )
     lines.append(
-        f"Use it: python -m pmm_ray.run data.kind=voc data.root={folder}"
+        f"Use it: python -m pmm_ray.run conf/recipe/pmm.yaml conf/data/voc.yaml data.root={folder}"
         + (" data.train_list=ImageSets/Segmentation/trainaug.txt" if trainaug.exists() else "")
     )
     return "\n".join(lines)

@@ -89,12 +89,12 @@ class ImageIndex:
         Raises:
             NotFoundInFolder: none or several fit, or the entry leads outside the folder.
         """
-        return self._single(entry, self._candidates(_inside(entry)))
+        return self._single(self._candidates(_inside(entry)))
 
     def find_anywhere(self, entry: str) -> str:
         """As `find`, but a bare file name may also be that of the only such image in a folder below."""
         name = _inside(entry)
-        return self._single(entry, self._candidates(name) or self._by_file.get(name, []))
+        return self._single(self._candidates(name) or self._by_file.get(name, []))
 
     def _candidates(self, name: str) -> list[str]:
         if name in self.names:
@@ -104,7 +104,7 @@ class ImageIndex:
         known_suffix = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
         return self._by_stem.get(stem(name), []) if known_suffix else []
 
-    def _single(self, entry: str, candidates: list[str]) -> str:
+    def _single(self, candidates: list[str]) -> str:
         if not candidates:
             raise NotFoundInFolder(f"no such image in {shown(self.folder)}: restore it or take the entry off the list")
         if len(candidates) > 1:

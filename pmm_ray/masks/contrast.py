@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_UNDECIDED = 255
+from pmm_ray.data.dataset import IGNORE
 
 
 class Explained:
@@ -36,7 +36,7 @@ class Explained:
         """
         if not self._total > 0:
             return 0.0
-        ids = np.flatnonzero(np.bincount(segments)[:_UNDECIDED])
+        ids = np.flatnonzero(np.bincount(segments)[:IGNORE])
         members = (segments == ids[:, None]).astype(np.float64)
         between = (self._centred @ members.T) ** 2 / members.sum(axis=1)
         return min(float(between.sum()) / self._total, 1.0)
@@ -61,7 +61,7 @@ class Contrasts:
         The first is the mean over the classes, each of which parts its own CAM from all else; a class of which the mask
         holds nothing explains nothing.
         """
-        shares = [cam.by(np.where(mask == _UNDECIDED, _UNDECIDED, mask == k)) for k, cam in self._cams]
+        shares = [cam.by(np.where(mask == IGNORE, IGNORE, mask == k)) for k, cam in self._cams]
         return float(np.mean(shares)), self._colours.by(mask)
 
 

@@ -42,7 +42,7 @@ class GuidedUpsampling:
             slope = (self._inverse @ together[..., None])[..., 0]
             offset = average - (slope * self._means).sum(axis=-1)
             line = _mean(np.concatenate([slope, offset[..., None]], axis=2), self._radius).astype(np.float32)
-            at = [_resized(line[..., channel], out.shape) for channel in range(4)]
+            at = [resized(line[..., channel], out.shape) for channel in range(4)]
             np.add(sum(at[channel] * self._large[..., channel] for channel in range(3)), at[3], out=out)
         return found
 
@@ -53,5 +53,6 @@ def _mean(values: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
     return uniform_filter(values, size=size, mode="nearest")
 
 
-def _resized(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+def resized(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """(h, w) float32 to (H, W) `shape`, bilinear; made smaller, with a wider filter."""
     return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))

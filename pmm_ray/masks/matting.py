@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pmm_ray.masks.cam import FloatArray, Mask, by_class
-from pmm_ray.masks.guided import GuidedUpsampling
+from pmm_ray.masks.guided import GuidedUpsampling, resized
 from pmm_ray.masks.laplacian import Kind, Laplacian, laplacian, solve
 from pmm_ray.masks.trimap import UNKNOWN, cam_trimap
 
@@ -142,7 +142,7 @@ class Matting:
     def _solved(self, small: Mask, known: NDArray[np.bool_], x: FloatArray, ids: NDArray[np.uint8]) -> FloatArray:
         height, width = small.shape
         values = (small.ravel() == ids[:, None]).astype(np.float64)
-        start = np.stack([_resized(one, (height, width)) for one in x]).reshape(len(x), -1)
+        start = np.stack([resized(one, (height, width)) for one in x]).reshape(len(x), -1)
         found = solve(self._laplacian, known, values, start.astype(np.float64)).clip(0, 1)
         maps = found.reshape(len(x), height, width)
         if self._small is self._image:
@@ -186,9 +186,3 @@ def _made_small(trimap: Mask, shape: tuple[int, ...], labels: NDArray[np.uint8])
         y, x = np.nonzero(trimap == label)
         small[y * shape[0] // trimap.shape[0], x * shape[1] // trimap.shape[1]] = label
     return small
-
-
-def _resized(values: FloatArray, shape: tuple[int, int]) -> FloatArray:
-    if values.shape == shape:
-        return values
-    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pmm_ray.data.dataset import IGNORE
 from pmm_ray.masks.cam import FloatArray, Mask, by_class, with_background
 from pmm_ray.masks.crf import Crf, CrfParams, crf_on
 
@@ -79,7 +80,7 @@ def reliable_labels(
     both = solver.multilabel(np.stack([with_background(x, foreground_alpha), with_background(x, background_alpha)]))
     found = crf_labels(both[0], both[1], min_probability=min_probability)
     agreed = sure != UNSURE if rule == "union" else sure == found
-    return np.append(labels, np.uint8(255))[np.where(agreed, found, UNSURE)]
+    return np.append(labels, np.uint8(IGNORE))[np.where(agreed, found, UNSURE)]
 
 
 def sure_pixels(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pmm_ray.data.dataset import IGNORE
 from pmm_ray.masks.cam import FloatArray, Mask, with_background
 from pmm_ray.masks.reliable import crf_labels
 from pmm_ray.masks.steps import Steps
 
-UNKNOWN = 255
+UNKNOWN = IGNORE
 
 
 def cam_trimap(x: FloatArray, labels: NDArray[np.uint8], *, high: float, low: float) -> Mask:

@@ -40,7 +40,6 @@ def overlay_sheet(
     truth: NDArray[np.integer] | None = None,
     height: int = 240,
     aspect: float | None = None,
-    titles: bool = True,
     caption: str = "",
 ) -> Picture:
     """One row of panels in equal boxes, titles above, a legend of the classes below.
@@ -56,7 +55,6 @@ def overlay_sheet(
         truth: the same of the ground truth.
         height: of a panel's box, pixels.
         aspect: width / height of a box; sheets of one aspect line up in a contact sheet. None: the image's own.
-        titles: whether panels have titles.
         caption: small text at the right end of the legend, such as the image's name.
 
     Returns:
@@ -74,7 +72,7 @@ def overlay_sheet(
             panels.append((title, mask_overlay(small, _resize_ids(labels, small), classes=classes)))
     shown = _present(class_ids, trimap, mask, truth, classes=classes)
     grey = "ignored" if trimap is None else "unknown, ignored"
-    return _arrange(panels, box, _legend_items(shown, classes, grey), caption, titles=titles)
+    return _arrange(panels, box, _legend_items(shown, classes, grey), caption)
 
 
 def contact_sheet(sheets: Iterable[Picture]) -> Picture:
@@ -194,13 +192,11 @@ def _arrange(
     box: tuple[int, int],
     legend: Sequence[Item],
     caption: str,
-    *,
-    titles: bool,
 ) -> Picture:
     """Panels centred in their boxes, titles above, legend below."""
     unit = max(4, box[1] // 30)
     text = max(10, round(box[1] / 15))
-    top = text + 2 * unit if titles else unit
+    top = text + 2 * unit
     width = unit + len(panels) * (box[0] + unit)
     lines = _wrap(legend, width - 2 * unit - _length(caption, text) - unit, text)
     line_height = round(1.6 * text)
@@ -210,8 +206,7 @@ def _arrange(
         left = unit + number * (box[0] + unit)
         height, wide = panel.shape[:2]
         sheet.paste(Image.fromarray(panel), (left + (box[0] - wide) // 2, top + (box[1] - height) // 2))
-        if titles:
-            draw.text((left + box[0] / 2, top - unit * 0.6), title, fill=_INK, font=_font(text), anchor="ms")
+        draw.text((left + box[0] / 2, top - unit * 0.6), title, fill=_INK, font=_font(text), anchor="ms")
     below = top + box[1] + unit
     for number, line in enumerate(lines):
         _draw_line(draw, line, unit, below + number * line_height + line_height // 2, text)

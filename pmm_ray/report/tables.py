@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 PRIMARY = ("val + CRF", "val", "train masks")
 """By which metric cycles are compared: the first of these that is there."""
-PUS_SHARE = "PUS active"
-_FREQUENT = " (frequent)"
+PUS_ACTIVE = "PUS active"
+"""Column with the share of steps on which PUS acted."""
+FREQUENT = " (frequent)"
+"""Ends the name of a column with the mean over classes that many images have."""
 _ABSENT = "-"
 
 Value = str | float | None | tuple[float, ...]
@@ -28,7 +30,7 @@ Kind = Literal["text", "percent", "points"]
 
 
 class Score(Protocol):
-    """One measured row for one seed: `values` maps a metric to a share in [0, 1]. `pmm_ray.recipes.Score` is one."""
+    """One measured row for one seed: `values` maps a metric to a share in [0, 1]. `pmm_ray.method.Score` is one."""
 
     @property
     def row(self) -> str:
@@ -210,12 +212,12 @@ def _metrics(grouped: Mapping[str, Sequence[Score]]) -> list[str]:
     """Metrics in order of appearance, the share of PUS last; without a mean over frequent classes that says no more."""
     scores = _flat(grouped)
     names = list(dict.fromkeys(name for score in scores for name in score.values))
-    names.sort(key=lambda name: name == PUS_SHARE)
-    return [name for name in names if not name.endswith(_FREQUENT) or _differs(scores, name)]
+    names.sort(key=lambda name: name == PUS_ACTIVE)
+    return [name for name in names if not name.endswith(FREQUENT) or _differs(scores, name)]
 
 
 def _differs(scores: Iterable[Score], frequent: str) -> bool:
-    plain = frequent.removesuffix(_FREQUENT)
+    plain = frequent.removesuffix(FREQUENT)
     return any(_finite(s.values.get(frequent)) != _finite(s.values.get(plain)) for s in scores if frequent in s.values)
 
 

@@ -36,7 +36,7 @@ def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
     """Tables on the screen, in the sweep's folder and in MLflow; pictures likewise; `best.yaml`."""
     tables = {"settings": _settings_table(sweep, record.all), "best": _best_table(sweep, record)}
     if choices := _choices(sweep, record):
-        tables["choice"] = _choice_table(sweep, choices)
+        tables["choice"] = _choice_table(choices)
     for name, table in tables.items():
         whole = table if name != "settings" else _settings_table(sweep, record.all, most=None)
         path = sweep.folder / f"{name}.md"
@@ -54,7 +54,7 @@ def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
         why = f"; setting {failed.number}: {failed.error}" if failed else ""
         raise UserError(f"no setting of {len(record.all)} was tried on all of the work, so there is no best one{why}")
     handle.metrics({"best score": best.score or 0.0} | {f"best/{name}": value for name, value in best.figures.items()})
-    path = _write_best(sweep, best)
+    path = _write_best(sweep, best, tried=len(record.all))
     handle.artifact(path)
     print(f"best setting: {path}\n  python -m pmm_ray.run {path}")
 
@@ -167,11 +167,11 @@ def _choices(sweep: Sweep, record: Record) -> list[Choice]:
     return found
 
 
-def _choice_table(sweep: Sweep, choices: Sequence[Choice]) -> Table:
+def _choice_table(choices: Sequence[Choice]) -> Table:
     columns = (
         Column("chosen by", "text"),
         Column("mIoU on all photos"),
-        Column("worst draw of 20"),
+        Column("5th percentile"),
         Column("rank correlation", "text"),
     )
     rows = tuple(
@@ -220,13 +220,13 @@ def _pairs(keys: Sequence[str], matters: dict[str, float]) -> list[tuple[str, st
     return pairs or list(itertools.islice(itertools.combinations(keys, 2), 1))
 
 
-def _write_best(sweep: Sweep, best: Tried) -> Path:
+def _write_best(sweep: Sweep, best: Tried, *, tried: int) -> Path:
     """The base config with the best values, as a file that `pmm_ray.run` takes."""
     path = sweep.folder / "best.yaml"
     config = settings.changed(sweep.config, best.values | {"name": f"{sweep.config.name}-best"})
     changes = "\n".join(f"#   {key}: {written(value)}" for key, value in best.values.items())
     head = (
-        f"# The best of {sweep.count} settings, {100 * (best.score or 0):.2f} %:\n{changes}\n"
+        f"# The best of {tried} settings, {100 * (best.score or 0):.2f} %:\n{changes}\n"
         f"# {protocol(sweep)}\n#\n#   python -m pmm_ray.run {path}\n"
     )
     write_atomic(path, head + settings.to_yaml(config))

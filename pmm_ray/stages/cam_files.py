@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.journal import OK, ROWS_FILE
 from pmm_ray.cluster.worker import Row
-from pmm_ray.data.cams import Cam, write_cams
+from pmm_ray.data.cams import Cam, read_cam, write_cams
 from pmm_ray.data.dataset import Photos
+from pmm_ray.data.images import read_image
+from pmm_ray.errors import UserError
 from pmm_ray.files import readable
 
 FOLDER = "cams"
@@ -64,6 +68,23 @@ def cam_places(cams: Artefact, photos: Photos) -> list[CamPlace]:
     table = pq.read_table(readable(cams.path / ROWS_FILE), columns=["name", "status", "error", "shard", "row"])
     known = {row["name"]: row for row in table.to_pylist()}
     return [_place(cams.path / FOLDER, known.get(photo.name)) for photo in photos.photos]
+
+
+def read_with_cam(row: Row) -> tuple[NDArray[np.uint8], Cam]:
+    """The image (H, W, 3) uint8 RGB and the CAM of a row with `image`, `cam`, `row` and `missing`.
+
+    Raises:
+        UserError: there is no CAM, or one for an image of another size.
+    """
+    if row["missing"]:
+        raise UserError(row["missing"])
+    image, stored = read_image(row["image"]), read_cam(row["cam"], row["row"])
+    if image.shape[:2] != (stored.height, stored.width):
+        raise UserError(
+            f"{row['image']}: the image is {image.shape[1]} x {image.shape[0]} pixels, its CAM was made for "
+            f"{stored.width} x {stored.height}; make the CAMs again"
+        )
+    return image, stored
 
 
 def by_place(row: Row) -> tuple[str, int]:

@@ -65,10 +65,10 @@ def draw_overlays(
         try:
             cam = None if place is None or place.file is None else read_cam(place.file, place.row)
             image, mask = read_image(photo.image), read_label(of_mask[photo.name])
-            scores = None if cam is None else full_size(cam)
-            known = Made(mask)
-            if matting is not None and cam is not None:
-                known = made_mask(image, full_size(cam), cam.class_ids, masks=matting)
+            scores, known = None, Made(mask)
+            if cam is not None:
+                scores = full_size(cam)
+                known = known if matting is None else made_mask(image, scores, cam.class_ids, masks=matting)
             sheet = overlay_sheet(
                 image,
                 classes=photos.classes,

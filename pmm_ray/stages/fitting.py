@@ -1,4 +1,4 @@
-"""What the two training stages share: settings to plans, a team to train on, and the model artefact."""
+"""What the training stages share: settings to plans, a team to train on, and the model artefact."""
 
 from __future__ import annotations
 

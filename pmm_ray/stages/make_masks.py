@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.worker import Row, Worker, one_by_one
 from pmm_ray.config import MasksConfig
-from pmm_ray.data.cams import full_size, read_cam
+from pmm_ray.data.cams import full_size
 from pmm_ray.data.dataset import Photos
-from pmm_ray.data.images import read_image, write_label
-from pmm_ray.errors import UserError
+from pmm_ray.data.images import write_label
 from pmm_ray.masks.cvs import coefficient_of_variation
 from pmm_ray.masks.laplacian import pymatting
 from pmm_ray.masks.makers import Made, MaskSetting, MattingSetting, made_masks
-from pmm_ray.stages.cam_files import by_place, cam_places
+from pmm_ray.stages.cam_files import by_place, cam_places, read_with_cam
 from pmm_ray.stages.crf import most_labels, params_of, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
@@ -82,14 +81,7 @@ def _with_matting(make_worker: Callable[[], Worker]) -> Worker:
 def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[str, Any]:
     """Make and write the mask of one image; its facts."""
     start = time.monotonic()
-    if row["missing"]:
-        raise UserError(row["missing"])
-    image, stored = read_image(row["image"]), read_cam(row["cam"], row["row"])
-    if image.shape[:2] != (stored.height, stored.width):
-        raise UserError(
-            f"{row['image']}: the image is {image.shape[1]} x {image.shape[0]} pixels, its CAM was made for "
-            f"{stored.width} x {stored.height}; make the CAMs again"
-        )
+    image, stored = read_with_cam(row)
     cam = full_size(stored)
     made = made_mask(image, cam, stored.class_ids, masks=masks)
     write_label(mask_file(out, MASKS, row["name"]), made.mask, palette)

@@ -15,14 +15,13 @@ from PIL import Image
 from pmm_ray.artefacts import Artefact
 from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import MasksConfig
-from pmm_ray.data.cams import full_size, read_cam
+from pmm_ray.data.cams import full_size
 from pmm_ray.data.dataset import Photos, Truth
-from pmm_ray.data.images import check_same_size, read_image, read_label
-from pmm_ray.errors import UserError
+from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.masks.contrast import Contrasts, contrast
 from pmm_ray.masks.makers import pseudo_masks
 from pmm_ray.metrics import Compared
-from pmm_ray.stages.cam_files import cam_places
+from pmm_ray.stages.cam_files import cam_places, read_with_cam
 from pmm_ray.stages.confusion_rows import SPARSE, set_scores, sparse, total
 from pmm_ray.stages.make_masks import mask_setting
 
@@ -62,11 +61,7 @@ def score_part(rows: Sequence[Row], settings: Sequence[MasksConfig], *, num_clas
 
 def _score(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> list[Row]:
     """All settings on one image."""
-    if row["missing"]:
-        raise UserError(row["missing"])
-    image, stored = read_image(row["image"]), read_cam(row["cam"], row["row"])
-    if image.shape[:2] != (stored.height, stored.width):
-        raise UserError(f"{row['image']}: the image is of another size than its CAM was made for; make the CAMs again")
+    image, stored = read_with_cam(row)
     truth = None if row["truth"] is None else read_label(row["truth"])
     if truth is not None:
         check_same_size(truth, image.shape[:2], path=row["truth"])

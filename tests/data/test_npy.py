@@ -51,6 +51,7 @@ def test_what_numpy_save_writes_is_read_and_the_arrays_are_writable(tmp_path):
     np.save(tmp_path / "x.npy", {0: np.ones((2, 2), np.float32)})
     found = read_npy_dict(tmp_path / "x.npy")
     found[0][0, 0] = 5
+    np.testing.assert_array_equal(found[0], [[5, 1], [1, 1]])
 
 
 def test_torch_tensors_arrive_as_arrays(tmp_path):
