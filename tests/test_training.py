@@ -246,14 +246,19 @@ def test_d2cam_of_two_workers_and_of_one_has_the_same_prototypes_losses_and_weig
     assert d2cam.prototypes.known.all()
 
 
-def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path):
+@pytest.mark.parametrize("kind", ["segmentation", "d2cam"])
+def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path, kind):
+    """That of D2CAM with its prototypes and its moving average of networks."""
+
     def run(out: Path, report=lambda figures: None) -> dict[str, torch.Tensor]:
-        objective = objective_for(LocalTeam())
+        objective, examples = objective_for(LocalTeam()), examples_in(tmp_path / "data")
+        if kind == "d2cam":
+            objective, examples = d2cam_objective_for(LocalTeam()), rrm_examples_in(tmp_path / "data")
         for module in objective.net.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.5
-        train(objective, examples_in(tmp_path / "data"), plan=PLAN, team=LocalTeam(), out=out, report=report)
-        return objective.net.state_dict()
+        train(objective, examples, plan=PLAN, team=LocalTeam(), out=out, report=report)
+        return objective.state_dict()
 
     class EndedError(Exception):
         pass
