@@ -91,8 +91,12 @@ def _validated(model: type[M], tree: Mapping[str, Any], origin: Mapping[str, str
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain({**item, "loc": (*filter(None, [prefix]), *item["loc"])}, origin) for item in error.errors()]
-        raise UserError("\n".join(lines)) from None
+        lines: dict[str, str] = {}
+        for item in error.errors():
+            key = _written([*filter(None, [prefix]), *map(str, item["loc"])], origin)
+            # One line for each key: a second error of the same one follows from the first.
+            lines.setdefault(key, _explain(key, item, origin))
+        raise UserError("\n".join(lines.values())) from None
 
 
 def to_yaml(config: Config) -> str:
@@ -171,11 +175,28 @@ def _merge(into: Tree, tree: Mapping[Any, Any], origin: dict[str, str], *, sourc
             origin[dotted] = source
 
 
-def _explain(error: Any, origin: Mapping[str, str]) -> str:
-    # A union adds the name of its branch to the path: keep the longest part of it that somebody wrote.
-    parts = [str(part) for part in error["loc"]]
-    written = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in origin), "")
-    key = written or ".".join(parts)
+_WORDS = {
+    "tuple_type": "a list",
+    "missing": "too few values",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} values",
+    "dict_type": "names with their values, e.g. {{name: value}}",
+    "string_type": "text, in quotes where YAML takes it for something else",
+    "string_pattern_mismatch": "text like {pattern}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+}
+"""What is wanted where pydantic's type of error is this, in words that need no Python."""
+
+
+def _written(parts: Sequence[str], origin: Mapping[str, str]) -> str:
+    """The dotted key of an error: its longest part that somebody wrote, as a union adds the name of its branch."""
+    keys = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((key for key in keys if key in origin), keys[0])
+
+
+def _explain(key: str, error: Any, origin: Mapping[str, str]) -> str:
     where = f" ({origin[key]})" if key in origin else ""
     if error["type"] == "extra_forbidden":
         # An unknown section is reported without its keys; what was written below it says best what was meant.
@@ -185,7 +206,10 @@ def _explain(error: Any, origin: Mapping[str, str]) -> str:
         return f"{key}: a section, give {key}.<name>=value{where}"
     if error["type"] == "value_error":
         return f"{key}: {error['msg'].removeprefix('Value error, ')}{where}"
-    return f"{key}: {error['msg']}, got {error['input']!r}{where}"
+    wanted = _WORDS.get(error["type"], "").format(**error.get("ctx", {}))
+    if error["type"] == "tuple_type" and isinstance(error["input"], str | int | float):
+        wanted += f", e.g. [{error['input']}]"
+    return f"{key}: {wanted or error['msg'].removeprefix('Input should be ')}, got {error['input']!r}{where}"
 
 
 def _suggest(key: str) -> str:

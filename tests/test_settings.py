@@ -42,6 +42,15 @@ def test_a_number_in_exponent_form_is_a_number_although_yaml_reads_text():
         ("seg.train.resize=[2, 1]", ["seg.train", "smallest"]),
         ("nonsense", ["nonsense", "section.key=value"]),
         ("masks.s=[", ["masks.s", "YAML"]),
+        ("data.classes=cat", ["data.classes: a list, e.g. [cat], got 'cat' (command line)"]),
+        ("cam.infer.scales=[]", ["cam.infer.scales: at least 1 of them, got []"]),
+        ("cam.net.mean=[0.5]", ["cam.net.mean: too few values, got [0.5]"]),
+        ("cam.net.mean=[1, 2, 3, 4]", ["cam.net.mean: at most 3 values, got [1, 2, 3, 4]"]),
+        ("cam.net.options=same", ["cam.net.options: names with their values, e.g. {name: value}, got 'same'"]),
+        ("cam.train.flip=maybe", ["cam.train.flip: true or false, got 'maybe'"]),
+        ("cam.train.epochs=1.5", ["cam.train.epochs: a whole number, got 1.5"]),
+        ("cam.train.lr=fast", ["cam.train.lr: a number, got 'fast'"]),
+        ("name=3", ["name: text, in quotes where YAML takes it for something else, got 3"]),
     ],
 )
 def test_a_wrong_override_names_its_key_and_the_mend(override, words):
@@ -49,6 +58,15 @@ def test_a_wrong_override_names_its_key_and_the_mend(override, words):
         settings.load([], [override])
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["cam.infer.scales=[a]", "cam.net.mean=[0.5]", "masks.alpha=-1"])
+def test_a_key_has_one_line_in_words_that_are_not_pydantics(override):
+    with pytest.raises(UserError) as error:
+        settings.load([], [override])
+    assert "\n" not in str(error.value)
+    for word in ("Input", "valid", "Tuple", "Field", "validation"):
+        assert word not in str(error.value)
 
 
 def test_an_error_names_the_file_that_holds_the_key(tmp_path):
