@@ -87,6 +87,35 @@ def test_a_missing_file_is_named():
         settings.load(["nowhere.yaml"], [])
 
 
+@pytest.mark.parametrize(
+    ("file", "meant"),
+    [
+        ("sweeps/mask.yaml", "sweeps/masks.yaml"),
+        ("conf/recipe/mobilnet.yaml", "conf/recipe/mobilenet.yaml"),
+        ("rm.yaml", "conf/recipe/rrm.yaml"),
+        ("my_photos.yaml", None),
+    ],
+)
+def test_a_missing_file_brings_to_mind_one_of_nearly_its_name_and_no_other(monkeypatch, file, meant):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        settings.load([file], [])
+    assert str(error.value) == f"{file}: no such config file" + (f"; did you mean {meant}?" if meant else "")
+
+
+def test_a_run_suggests_no_key_of_sweeps_but_a_sweep_does(tmp_path):
+    with pytest.raises(UserError, match=r"^sweep\.settings: no such key \(command line\); --help lists them all$"):
+        settings.load([], ["sweep.settings=3"])
+    sweep = write(tmp_path / "sweep.yaml", "sweep: {space: {masks.s: {uniform: [0, 1]}}}")
+    with pytest.raises(UserError, match=r"did you mean sweep\.settings\?"):
+        settings.load_sweep([sweep], ["swep.settings=3"])
+
+
+def test_a_run_of_a_sweep_file_is_sent_to_the_other_program():
+    with pytest.raises(UserError, match=r"masks\.yaml: this is a sweep file: python -m pmm_ray\.sweep \S+masks\.yaml"):
+        settings.load([str(ROOT / "sweeps/masks.yaml")], [])
+
+
 def test_an_empty_file_changes_nothing(tmp_path):
     assert settings.load([write(tmp_path / "x.yaml", "")], []) == Config()
 
