@@ -25,10 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(arguments, _work, program="pmm_ray.sweep", usage=_USAGE, keys=_describe)
 
 
+_FILE_KEYS = """\
+  base=[]
+      config files that the sweep file is merged over; in the sweep file alone
+  sweep.space={}
+      what varies, KEY: {KIND: [VALUES]} for each, the KEY as in KEY=value; null: no longer. KIND and VALUES:
+        uniform: [LOWEST, HIGHEST]     any number from one to the other
+        loguniform: [LOWEST, HIGHEST]  the same, evenly by their logarithms; LOWEST above 0
+        int: [LOWEST, HIGHEST]         a whole number, both included
+        choice: [ONE, OTHER, ...]      one of these: numbers, words, true, false or null
+        grid: [ONE, OTHER, ...]        the same under another name
+      e.g. sweep.space.masks.alpha='{loguniform: [0.5, 32]}'"""
+
+
 def _describe() -> str:
     from pmm_ray.config import SweepConfig
 
-    return f"{settings.describe(SweepConfig, 'sweep.')}\n\nand those of pmm_ray.run:\n\n{settings.describe()}"
+    searched = f"{_FILE_KEYS}\n{settings.describe(SweepConfig, 'sweep.')}"
+    return f"{searched}\n\nand those of pmm_ray.run:\n\n{settings.describe()}"
 
 
 def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import yaml
 
 from pmm_ray.config import Config
 from pmm_ray.errors import UserError
-from pmm_ray.search.space import parse
+from pmm_ray.search.space import Kind, parse
 from pmm_ray.settings import changed, load_sweep
+from pmm_ray.sweep import main
 
 CONFIG = Config()
 
@@ -106,3 +109,13 @@ def test_a_misspelt_key_of_the_sweep_is_named_with_the_nearest(tmp_path):
     sweep.write_text("base: conf/recipe/pmm.yaml\n")
     with pytest.raises(UserError, match="base: a list of config files"):
         load_sweep([str(sweep)], [])
+
+
+def test_the_help_of_a_sweep_says_what_its_file_may_hold(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    for key in ("base=", "sweep.space=", "sweep.searcher=", "masks.alpha="):
+        assert f"  {key}" in told
+    for kind in get_args(Kind):
+        assert f"  {kind}: [" in told
