@@ -117,13 +117,14 @@ def test_a_weights_file_counts_by_its_content_and_not_by_its_place(tmp_path, buc
     write_atomic(bucket / "d.pth", b"2")
     run("fake", title="x", net=NetConfig(weights=f"{bucket}/d.pth"))
     assert len(calls) == 2
-    with pytest.raises(UserError, match=r"s3://.*e\.pth: No such file"):
+    with pytest.raises(UserError, match=r"net\.weights=s3://.*e\.pth: No such file"):
         run("fake", title="x", net=NetConfig(weights=f"{bucket}/e.pth"))
 
 
 def test_a_missing_weights_file_is_told_before_any_work(tmp_path, calls):
-    with pytest.raises(UserError, match=r"gone\.pth"):
-        runner(tmp_path, dry=True)("fake", title="x", net=NetConfig(weights="gone.pth"))
+    told = r"^rrm\.net\.weights=gone\.pth: No such file or directory; give a file, 'pretrained' or 'none'$"
+    with pytest.raises(UserError, match=told):
+        runner(tmp_path, dry=True)("train_rrm", title="x", net=NetConfig(weights="gone.pth"))
 
 
 def _make_slowly(root, log):
