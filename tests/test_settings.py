@@ -1,5 +1,6 @@
 """Files and overrides become one config, or one clear line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,14 @@ def test_the_file_of_a_local_machine_names_every_key_of_a_cluster_with_its_defau
 def test_the_file_of_gpus_asks_for_them_and_for_mixed_precision():
     cluster = settings.load([str(ROOT / "conf/cluster/gpu.yaml")], []).cluster
     assert cluster == ClusterConfig(gpu="yes", amp=True)
+
+
+def test_the_words_for_timms_own_weights_in_the_header_of_mobilenet_are_settings():
+    path = ROOT / "conf/recipe/mobilenet.yaml"
+    words = [key + value for key, value in re.findall(r"(\w+\.net=)'(.+?)'", path.read_text())]
+    config = settings.load([str(path)], words)
+    for net in (config.cam.net, config.seg.net, config.rrm.net):
+        assert (net.backbone, net.weights, net.mean, net.std) == ("mobilenetv2_100", "pretrained", None, None)
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "auto"])
