@@ -54,7 +54,8 @@ class Runner:
     """Calls stages by name: ``run("make_masks", title="pseudo-masks", photos=..., cams=..., masks=...)``.
 
     Arguments that have a fingerprint are the stage's inputs, all others its settings; together they name its artefact.
-    With `dry` nothing runs and the plan is only written down. Ray starts with the first stage that has work to do.
+    Ray starts with the first stage that has work to do. With `dry` nothing runs: the plan is written down, and each
+    network that it would train is built once without memory, so that what is wrong with it is not told hours later.
     """
 
     config: Config
@@ -71,6 +72,9 @@ class Runner:
         work = self._work(stage, title, seed, arguments)
         self.steps.append(Step(title, work.artefact, work.artefact.done))
         if self.dry:
+            if "net" in arguments and not work.artefact.done:
+                with within(_section(stage)):
+                    _module(stage).check(**arguments)
             return work.artefact
         with self._recorded(work) as handle:
             if work.artefact.done:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,26 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     module = _BUILDERS[info["kind"]](weights="none", **info["net"])
     module.load_state_dict(state)
     return module.eval(), info
+
+
+def check_network(kind: str, *, weights: str, **net: Any) -> None:
+    """See that a network can be built ('classifier', 'segmenter', 'joint'; the builder's arguments), once in a process.
+
+    It takes no memory and downloads nothing; of pretrained weights only a file is looked into.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    _check(kind, weights, json.dumps(net, sort_keys=True, default=str))
+
+
+@cache
+def _check(kind: str, weights: str, net: str) -> None:
+    arguments = json.loads(net)
+    with torch.device("meta"):
+        _BUILDERS[kind](weights="none" if weights == "pretrained" else weights, **arguments)
+    if weights == "pretrained" and not timm.models.is_model_pretrained(arguments["backbone"]):
+        raise SettingError(f"net.weights=pretrained: timm has none of {arguments['backbone']}; give a file or 'none'")
 
 
 def _load(backbone: nn.Module, weights: str) -> None:

@@ -8,7 +8,14 @@ import torch
 
 from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import write_atomic
-from pmm_ray.nets.build import build_classifier, build_joint, build_segmenter, load_model, save_model
+from pmm_ray.nets.build import (
+    build_classifier,
+    build_joint,
+    build_segmenter,
+    check_network,
+    load_model,
+    save_model,
+)
 from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
 from pmm_ray.places import Remote
 
@@ -159,6 +166,38 @@ def test_impossible_networks_are_named_with_the_mend():
                          num_classes=3)  # fmt: skip
     with pytest.raises(UserError, match=r"^net\.options=.*no_such_option"):
         build_classifier(**{**MOBILE, "options": {"no_such_option": 1}}, weights="none", num_classes=3)
+
+
+SEGMENTER = {"kind": "segmenter", "weights": "none", "num_classes": 3, "aux": True}
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "pspnet", "unet", "fpn"])
+def test_what_is_wrong_with_a_segmenter_is_told_by_the_setting_to_blame(arch):
+    good = SEGMENTER | MOBILE | {"arch": arch, "output_stride": 32 if arch == "fpn" else 16}
+    check_network(**good)
+    changes = {
+        r"net\.backbone=mobilenetv9: timm has no such model": {"backbone": "mobilenetv9"},
+        rf"net\.backbone=vit_tiny_patch16_224: not for {arch} .*; choose another": {"backbone": "vit_tiny_patch16_224"},
+        rf"net\.options=\{{'no_such_option': 1\}}: not for {arch} on ": {"options": {"no_such_option": 1}},
+    }
+    if arch in ("deeplabv3plus", "fpn"):
+        wrong, right = (32, 16) if arch == "deeplabv3plus" else (16, 32)
+        changes[rf"net\.output_stride={wrong}: not for {arch} on .*; set {right}$"] = {"output_stride": wrong}
+    for told, change in changes.items():
+        with pytest.raises(SettingError, match=f"^{told}"):
+            check_network(**(good | change))
+
+
+def test_a_check_takes_no_memory_and_looks_into_a_file_of_weights(tmp_path: Path):
+    huge = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 32, "num_classes": 1 << 24}
+    check_network("classifier", weights="pretrained", **huge)  # the head alone would have 80 GB
+    torch.save(timm.create_model("mobilenetv2_050").state_dict(), tmp_path / "right.pth")
+    check_network("classifier", weights=str(tmp_path / "right.pth"), **huge)
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "wrong.pth")
+    with pytest.raises(SettingError, match=r"^net\.weights=.*wrong\.pth: no weights for conv_stem\.weight"):
+        check_network("classifier", weights=str(tmp_path / "wrong.pth"), **huge)
+    with pytest.raises(SettingError, match=r"^net\.weights=pretrained: timm has none of botnet50ts_256"):
+        check_network("classifier", weights="pretrained", **{**huge, "backbone": "botnet50ts_256"})
 
 
 def test_weights_that_cannot_be_fetched_are_to_blame_and_not_the_backbone(monkeypatch: pytest.MonkeyPatch):
