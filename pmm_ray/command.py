@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pmm_ray.artefacts import Store
     from pmm_ray.config import Config
     from pmm_ray.data.dataset import Dataset
-    from pmm_ray.pipeline import Runner
+    from pmm_ray.pipeline import Runner, Step
 
 
 def run_command(
@@ -100,6 +100,12 @@ def protocol(config: Config, data: Dataset) -> str:
     if config.cycles.checkpoint == "best_val":
         parts.append("networks' checkpoints were chosen on the ground truth of val, so their scores there are too good")
     return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."
+
+
+def tell_plan(steps: Iterable[Step]) -> None:
+    """One line for each stage: whether it is done, and where its artefact is."""
+    for step in steps:
+        print(f"{'done     ' if step.was_done else 'would run'}  {step.title:<60} {step.artefact.path}")
 
 
 def tell_problems(data: Dataset, run: Runner) -> None:

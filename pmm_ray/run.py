@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, protocol, run_command, tell_problems
+from pmm_ray.command import load_data, open_store, protocol, run_command, tell_plan, tell_problems
 
 if TYPE_CHECKING:
     from pmm_ray.config import Config
@@ -40,8 +40,7 @@ def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:
 def _dry_run(config: Config) -> None:
     data = load_data(config)
     print(settings.to_yaml(config))
-    for step in _plan(config, data):
-        print(f"{'done     ' if step.was_done else 'would run'}  {step.title:<60} {step.artefact.path}")
+    tell_plan(_plan(config, data))
 
 
 def _run(config: Config) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, run_command, tell_problems
+from pmm_ray.command import load_data, open_store, run_command, tell_plan, tell_problems
 
 if TYPE_CHECKING:
+    from pmm_ray.pipeline import Step
     from pmm_ray.search.conduct import Sweep
 
 _USAGE = """\
@@ -46,9 +47,12 @@ def _describe() -> str:
 
 
 def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:
+    from pmm_ray.search.conduct import plan
+
     sweep = _load(files, overrides)
+    steps = plan(sweep)
     if dry_run:
-        _dry_run(sweep)
+        _dry_run(sweep, steps)
     else:
         _run(sweep)
 
@@ -66,13 +70,14 @@ def _load(files: list[str], overrides: list[str]) -> Sweep:
     return Sweep(config, how, space, data, open_store(config))
 
 
-def _dry_run(sweep: Sweep) -> None:
+def _dry_run(sweep: Sweep, steps: Sequence[Step]) -> None:
     from pmm_ray.search.record import Record
 
     print(settings.to_yaml(sweep.config))
     print(f"sweep of {sweep.how.trial}: {sweep.count} settings by {sweep.how.searcher}, best by {sweep.how.metric}")
     for dimension in sweep.space.dimensions:
         print(f"  {dimension.key:<30} {dimension.kind} {list(dimension.values)}")
+    tell_plan(steps)
     print(f"{len(Record(sweep.folder).all)} tried before -> {sweep.folder}")
 
 

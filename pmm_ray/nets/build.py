@@ -172,7 +172,7 @@ def check_network(kind: str, *, weights: str, **net: Any) -> None:
     Raises:
         SettingError: it cannot.
     """
-    _check(kind, weights, json.dumps(net, sort_keys=True, default=str))
+    _check(kind, weights, json.dumps(net, default=str))
 
 
 @cache
