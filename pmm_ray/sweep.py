@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, run_command, tell_plan, tell_problems
+from pmm_ray.command import load_data, open_store, run_command, tell_failures, tell_plan
 
 if TYPE_CHECKING:
+    from pmm_ray.config import Config, SweepConfig
     from pmm_ray.pipeline import Step
     from pmm_ray.search.conduct import Sweep
 
@@ -49,7 +50,10 @@ def _describe() -> str:
 def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:
     from pmm_ray.search.conduct import plan
 
-    sweep = _load(files, overrides)
+    config, how, space = settings.load_sweep(files, overrides)
+    if dry_run:
+        print(settings.to_yaml(config))
+    sweep = _sweep(config, how, space)
     steps = plan(sweep)
     if dry_run:
         _dry_run(sweep, steps)
@@ -57,14 +61,15 @@ def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:
         _run(sweep)
 
 
-def _load(files: list[str], overrides: list[str]) -> Sweep:
+def _sweep(config: Config, how: SweepConfig, tree: settings.Tree) -> Sweep:
     from pmm_ray.search.conduct import Sweep, metric_of
     from pmm_ray.search.space import parse
 
-    config, how, tree = settings.load_sweep(files, overrides)
     space = parse(tree, config, trial=how.trial)
     data = load_data(config)
     how = how.model_copy(update={"metric": metric_of(how, data)})
+    if how.metric == "contrast":
+        print(f"settings of {data.name} are ranked by contrast, which needs no ground truth")
     if how.searcher == "grid":
         list(space.grid())  # says so if it is none
     return Sweep(config, how, space, data, open_store(config))
@@ -73,7 +78,6 @@ def _load(files: list[str], overrides: list[str]) -> Sweep:
 def _dry_run(sweep: Sweep, steps: Sequence[Step]) -> None:
     from pmm_ray.search.record import Record
 
-    print(settings.to_yaml(sweep.config))
     print(f"sweep of {sweep.how.trial}: {sweep.count} settings by {sweep.how.searcher}, best by {sweep.how.metric}")
     for dimension in sweep.space.dimensions:
         print(f"  {dimension.key:<30} {dimension.kind} {list(dimension.values)}")
@@ -99,7 +103,7 @@ def _run(sweep: Sweep) -> None:
         finally:
             run.close()
         tell_results(sweep, record, handle)
-    tell_problems(sweep.data, run)
+    tell_failures(run)
 
 
 if __name__ == "__main__":
