@@ -82,15 +82,12 @@ def digest_file(path: Path) -> str:
     """Hash of a file's content, 64 hex digits.
 
     Raises:
-        UserError: the file cannot be read.
+        OSError: the file cannot be read.
     """
-    try:
-        if isinstance(path, Remote):
-            return _digest_object(path)
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; give the path of an existing file") from None
+    if isinstance(path, Remote):
+        return _digest_object(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pmm_ray.artefacts import Store
     from pmm_ray.config import Config
     from pmm_ray.data.dataset import Dataset
-    from pmm_ray.pipeline import Runner
+    from pmm_ray.pipeline import Runner, Step
 
 
 def run_command(
@@ -70,7 +70,7 @@ def open_store(config: Config) -> Store:
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set that the config names.
+    """The data set that the config names; what had to be left out of it is told now, not after hours of work.
 
     Raises:
         UserError: it cannot be read, or the store that remembers its hashes does not answer.
@@ -81,7 +81,9 @@ def load_data(config: Config) -> Dataset:
     store = open_store(config)
     if isinstance(store.root, Remote):
         store.root.check()
-    return load_dataset(cache=store.digests, **dict(config.data))
+    data = load_dataset(cache=store.digests, **dict(config.data))
+    _tell("entries of the data set were left out", [f"{problem.name}: {problem.why}" for problem in data.problems])
+    return data
 
 
 def protocol(config: Config, data: Dataset) -> str:
@@ -104,14 +106,23 @@ def protocol(config: Config, data: Dataset) -> str:
     return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."
 
 
-def tell_problems(data: Dataset, run: Runner) -> None:
-    """List the images that could not be used."""
-    lines = [f"{problem.name}: {problem.why}" for problem in data.problems]
-    lines += [f"{failure.image} ({failure.stage}): {failure.why}" for failure in run.failures]
+def tell_plan(steps: Iterable[Step]) -> None:
+    """One line for each stage: whether it is done, and where its artefact is."""
+    for step in steps:
+        print(f"{'done     ' if step.was_done else 'would run'}  {step.title:<60} {step.artefact.path}")
+
+
+def tell_failures(run: Runner) -> None:
+    """List the images that stages could not use."""
+    lines = [f"{failure.image} ({failure.stage}): {failure.why}" for failure in run.failures]
+    _tell("images were left out", lines, rest=", in the stages' manifest.json")
+
+
+def _tell(what: str, lines: Sequence[str], *, rest: str = "") -> None:
     if lines:
-        print(f"\n{len(lines)} images or entries were left out:", *lines[:50], sep="\n  ")
+        print(f"\n{len(lines)} {what}:", *lines[:50], sep="\n  ")
         if len(lines) > 50:
-            print(f"  ... and {len(lines) - 50} more, in the stages' manifest.json")
+            print(f"  ... and {len(lines) - 50} more{rest}")
 
 
 def _interrupt(number: int, frame: object) -> None:

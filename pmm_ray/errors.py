@@ -1,5 +1,26 @@
 """The one error a user is meant to read."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """What went wrong in one line: the file or key, and the mend. The command line prints it without a traceback."""
+
+
+class SettingError(UserError):
+    """A setting that does not fit, by its name within a section: 'net.backbone=resnet81: timm has no such model'.
+
+    A network or a training does not know whose it is; whoever does puts the section's name before it, see `within`.
+    """
+
+
+@contextmanager
+def within(section: str) -> Iterator[None]:
+    """SettingErrors of the block as UserErrors with the whole key: 'seg.net.backbone=resnet81: ...'."""
+    try:
+        yield
+    except SettingError as error:
+        raise UserError(f"{section}.{error}") from error

@@ -13,6 +13,7 @@ from typing import Any
 
 from pmm_ray.artefacts import Artefact, Fingerprinted, Store, digest_file
 from pmm_ray.config import Config, NetConfig, Section
+from pmm_ray.errors import SettingError, within
 from pmm_ray.places import Remote, place
 from pmm_ray.stages.stage import Context, snapshot
 from pmm_ray.tracking import RunHandle
@@ -53,7 +54,8 @@ class Runner:
     """Calls stages by name: ``run("make_masks", title="pseudo-masks", photos=..., cams=..., masks=...)``.
 
     Arguments that have a fingerprint are the stage's inputs, all others its settings; together they name its artefact.
-    With `dry` nothing runs and the plan is only written down. Ray starts with the first stage that has work to do.
+    Ray starts with the first stage that has work to do. With `dry` nothing runs: the plan is written down, and each
+    network that it would train is built once without memory, so that what is wrong with it is not told hours later.
     """
 
     config: Config
@@ -70,6 +72,9 @@ class Runner:
         work = self._work(stage, title, seed, arguments)
         self.steps.append(Step(title, work.artefact, work.artefact.done))
         if self.dry:
+            if "net" in arguments and not work.artefact.done:
+                with within(_section(stage)):
+                    _module(stage).check(**arguments)
             return work.artefact
         with self._recorded(work) as handle:
             if work.artefact.done:
@@ -115,7 +120,8 @@ class Runner:
 
     def _work(self, stage: str, title: str, seed: int | None, arguments: dict[str, Any]) -> _Work:
         inputs = {name: value for name, value in arguments.items() if value is None or hasattr(value, "fingerprint")}
-        settings = {name: _identity(value) for name, value in arguments.items() if name not in inputs}
+        with within(_section(stage)):
+            settings = {name: _identity(value) for name, value in arguments.items() if name not in inputs}
         artefact = self.store.artefact(stage, settings=settings, inputs=inputs, seed=seed)
         return _Work(artefact, title, seed, arguments, settings, inputs)
 
@@ -142,8 +148,8 @@ class Runner:
         say(f"{work.title} ...")
         context = Context(work.artefact.path, work.seed or 0, self.config.cluster, handle.log, work.title, until)
         stage = work.artefact.stage
-        function = getattr(importlib.import_module(f"pmm_ray.stages.{stage}"), stage)
-        return function(**work.arguments, context=context)
+        with within(_section(stage)):
+            return getattr(_module(stage), stage)(**work.arguments, context=context)
 
     def start_ray(self) -> None:
         """Be connected to Ray from now on, until `close`."""
@@ -151,6 +157,15 @@ class Runner:
 
         if not started():
             self._ray.enter_context(session(self.config.cluster))
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(f"pmm_ray.stages.{stage}")
+
+
+def _section(stage: str) -> str:
+    """Where the settings of a training stage stand: train_seg is named after it."""
+    return stage.removeprefix("train_")
 
 
 def say(text: str) -> None:
@@ -183,6 +198,10 @@ def _identity(value: Any) -> Any:
         # A weights file counts by its content: moved, it is the same network; changed, it is another.
         found = value.identity()
         if value.weights not in ("pretrained", "none"):
-            found["weights"] = digest_file(place(value.weights))
+            try:
+                found["weights"] = digest_file(place(value.weights))
+            except OSError as error:
+                why = f"{error.strerror or error}; give a file, 'pretrained' or 'none'"
+                raise SettingError(f"net.weights={value.weights}: {why}") from None
         return found
     return value.identity() if isinstance(value, Section) else value

@@ -29,15 +29,25 @@ def is_url(text: str) -> bool:
 
 
 def place(where: str | Path) -> Path:
-    """A local path as a `Path`; a URL as a `Remote`, which is used like one. What is one of them already stays it."""
+    """A local path as a `Path`; a URL as a `Remote`, which is used like one. What is one of them already stays it.
+
+    `~` is the user's home: no shell expands it in `store=~/runs`.
+    """
     if not isinstance(where, str):
         return where
-    return cast(Path, Remote(where)) if is_url(where) else Path(where.removeprefix("file://"))
+    if is_url(where):
+        return cast(Path, Remote(where))
+    path = Path(where.removeprefix("file://"))
+    # a file may be named '~something' where there is no such user
+    with suppress(RuntimeError):
+        path = path.expanduser()
+    return path
 
 
 def below(root: Path, where: str) -> Path:
     """`root/where`; or `where` alone if it is a URL or an absolute path."""
-    return place(where) if is_url(where) or Path(where).is_absolute() else root / where
+    found = place(where)
+    return found if is_url(where) or found.is_absolute() else root / found
 
 
 class Remote(PurePosixPath):

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, protocol, run_command, tell_problems
+from pmm_ray.command import load_data, open_store, protocol, run_command, tell_failures, tell_plan
 
 if TYPE_CHECKING:
     from pmm_ray.config import Config
@@ -38,10 +38,9 @@ def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:
 
 
 def _dry_run(config: Config) -> None:
-    data = load_data(config)
     print(settings.to_yaml(config))
-    for step in _plan(config, data):
-        print(f"{'done     ' if step.was_done else 'would run'}  {step.title:<60} {step.artefact.path}")
+    data = _load(config)
+    tell_plan(_plan(config, data))
 
 
 def _run(config: Config) -> None:
@@ -51,8 +50,8 @@ def _run(config: Config) -> None:
     from pmm_ray.tracking import open_tracker
 
     print(f"recipe {config.recipe} on {config.data.kind} data in {config.data.root}, named {config.name}")
-    data = load_data(config)
-    # The plan is walked once without work, so that a missing weights file is told now and not after an hour.
+    data = _load(config)
+    # The plan is walked once without work, so that a wrong network or file is told now and not after hours.
     _plan(config, data)
     how = config.tracking
     tracker = open_tracker(enabled=how.enabled, uri=how.uri, experiment=how.experiment, store=open_store(config).root)
@@ -64,7 +63,18 @@ def _run(config: Config) -> None:
         last.callback(run.close)
         scores = RECIPES[config.recipe](run, config, data)
         _report(config, data, scores, handle)
-    tell_problems(data, run)
+    tell_failures(run)
+
+
+def _load(config: Config) -> Dataset:
+    data = load_data(config)
+    if not _scored(data):
+        print(f"nothing will be scored: {data.name} has no ground truth")
+    return data
+
+
+def _scored(data: Dataset) -> bool:
+    return any(split is not None and split.truth is not None for split in (data.train, data.val))
 
 
 def _plan(config: Config, data: Dataset) -> list[Step]:
@@ -84,7 +94,7 @@ def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunH
     from pmm_ray.files import write_atomic
     from pmm_ray.report.tables import ablation_table, cycle_table, seeds_table
 
-    if data.train.truth is None and (data.val is None or data.val.truth is None):
+    if not _scored(data):
         print(f"nothing was scored: {data.name} has no ground truth")
         return
     note = protocol(config, data)

@@ -24,13 +24,16 @@ def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
     """Merge `files` left to right, then `overrides`, over the defaults.
 
     Raises:
-        UserError: a file is missing or no mapping, a key does not exist (with the nearest one), or a value is out of
-            its type or bounds; the message names the key and where it was set.
+        UserError: a file is missing, no mapping, or a sweep's; a key does not exist (with the nearest one), or a value
+            is out of its type or bounds; the message names the key and where it was set.
     """
     tree: Tree = {}
     origin: dict[str, str] = {}
     for file in files:
-        _merge(tree, _read(file), origin, source=file)
+        found = _read(file)
+        if found.keys() & {"sweep", "base"}:
+            raise UserError(f"{file}: this is a sweep file: python -m pmm_ray.sweep {file} ...")
+        _merge(tree, found, origin, source=file)
     for override in overrides:
         _override(tree, override, origin)
     return build(tree, origin)
@@ -69,7 +72,8 @@ def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, 
     space = sweep.pop("space", None) or {}
     if not isinstance(space, dict):
         raise UserError(f"sweep.space: a section of keys and their ranges, got {space!r}")
-    return build(tree, origin), _validated(SweepConfig, sweep, origin, prefix="sweep"), space
+    config = _validated(Config, tree, origin, known=_SWEEP_KEYS)
+    return config, _validated(SweepConfig, sweep, origin, prefix="sweep", known=_SWEEP_KEYS), space
 
 
 def changed(config: Config, values: Mapping[str, Any], *, source: str = "sweep") -> Config:
@@ -90,15 +94,22 @@ def changed(config: Config, values: Mapping[str, Any], *, source: str = "sweep")
 
 def build(tree: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> Config:
     """Validate a nested dictionary; `origin` says where each dotted key was set, for the error message."""
-    return _validated(Config, tree, origin or {})
+    return _validated(Config, tree, origin or {}, known=_KEYS)
 
 
-def _validated(model: type[M], tree: Mapping[str, Any], origin: Mapping[str, str], *, prefix: str = "") -> M:
+def _validated(
+    model: type[M], tree: Mapping[str, Any], origin: Mapping[str, str], *, known: Sequence[str], prefix: str = ""
+) -> M:
+    """`known` are the keys that the running program has, one of which a misspelt one may stand for."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain({**item, "loc": (*filter(None, [prefix]), *item["loc"])}, origin) for item in error.errors()]
-        raise UserError("\n".join(lines)) from None
+        lines: dict[str, str] = {}
+        for item in error.errors():
+            key = _written([*filter(None, [prefix]), *map(str, item["loc"])], origin)
+            # One line for each key: a second error of the same one follows from the first.
+            lines.setdefault(key, _explain(key, item, origin, known))
+        raise UserError("\n".join(lines.values())) from None
 
 
 def to_yaml(config: Config) -> str:
@@ -113,6 +124,10 @@ def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
             yield from all_keys(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
+
+
+_KEYS = tuple(name for name, _ in all_keys())
+_SWEEP_KEYS = (*_KEYS, *(name for name, _ in all_keys(SweepConfig, "sweep.")))
 
 
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> str:
@@ -139,8 +154,9 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> str:
 def _read(file: str) -> Tree:
     path = place(file)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in Path("conf").rglob("*.yaml")], n=1)
-        hint = f"; did you mean {next(Path('conf').rglob(near[0]))}?" if near else ""
+        there = {found.stem: found for folder in ("conf", "sweeps") for found in Path(folder).rglob("*.yaml")}
+        near = difflib.get_close_matches(path.stem, there, n=1, cutoff=0.7)
+        hint = f"; did you mean {there[near[0]]}?" if near else ""
         raise UserError(f"{file}: no such config file{hint}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -188,25 +204,44 @@ def _whole() -> frozenset[str]:
     return frozenset(key for key, field in all_keys() if get_origin(field.annotation) is dict)
 
 
-def _explain(error: Any, origin: Mapping[str, str]) -> str:
-    # A union adds the name of its branch to the path: keep the longest part of it that somebody wrote.
-    parts = [str(part) for part in error["loc"]]
-    written = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in origin), "")
-    key = written or ".".join(parts)
+_WORDS = {
+    "tuple_type": "a list",
+    "missing": "too few values",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} values",
+    "dict_type": "names with their values, e.g. {{name: value}}",
+    "string_type": "text, in quotes where YAML takes it for something else",
+    "string_pattern_mismatch": "text like {pattern}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+}
+"""What is wanted where pydantic's type of error is this, in words that need no Python."""
+
+
+def _written(parts: Sequence[str], origin: Mapping[str, str]) -> str:
+    """The dotted key of an error: its longest part that somebody wrote, as a union adds the name of its branch."""
+    keys = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((key for key in keys if key in origin), keys[0])
+
+
+def _explain(key: str, error: Any, origin: Mapping[str, str], known: Sequence[str]) -> str:
     where = f" ({origin[key]})" if key in origin else ""
     if error["type"] == "extra_forbidden":
         # An unknown section is reported without its keys; what was written below it says best what was meant.
         full = next((name for name in origin if name.startswith(f"{key}.")), key)
-        return f"{full}: no such key{where}{_suggest(full)}; --help lists them all"
+        return f"{full}: no such key{where}{_suggest(full, known)}; --help lists them all"
     if error["type"] == "model_type":
         return f"{key}: a section, give {key}.<name>=value{where}"
     if error["type"] == "value_error":
         return f"{key}: {error['msg'].removeprefix('Value error, ')}{where}"
-    return f"{key}: {error['msg']}, got {error['input']!r}{where}"
+    wanted = _WORDS.get(error["type"], "").format(**error.get("ctx", {}))
+    if error["type"] == "tuple_type" and isinstance(error["input"], str | int | float):
+        wanted += f", e.g. [{error['input']}]"
+    return f"{key}: {wanted or error['msg'].removeprefix('Input should be ')}, got {error['input']!r}{where}"
 
 
-def _suggest(key: str) -> str:
-    known = [name for name, _ in (*all_keys(), *all_keys(SweepConfig, "sweep."))]
+def _suggest(key: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = key.rpartition(".")[2]
     near = near or [name for name in known if name.rpartition(".")[2] == leaf]

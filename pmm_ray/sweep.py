@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, run_command, tell_problems
+from pmm_ray.command import load_data, open_store, run_command, tell_failures, tell_plan
 
 if TYPE_CHECKING:
+    from pmm_ray.config import Config, SweepConfig
+    from pmm_ray.pipeline import Step
     from pmm_ray.search.conduct import Sweep
 
 _USAGE = """\
@@ -25,40 +27,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(arguments, _work, program="pmm_ray.sweep", usage=_USAGE, keys=_describe)
 
 
+_FILE_KEYS = """\
+  base=[]
+      config files that the sweep file is merged over; in the sweep file alone
+  sweep.space={}
+      what varies, KEY: {KIND: [VALUES]} for each, the KEY as in KEY=value; null: no longer. KIND and VALUES:
+        uniform: [LOWEST, HIGHEST]     any number from one to the other
+        loguniform: [LOWEST, HIGHEST]  the same, evenly by their logarithms; LOWEST above 0
+        int: [LOWEST, HIGHEST]         a whole number, both included
+        choice: [ONE, OTHER, ...]      one of these: numbers, words, true, false or null
+        grid: [ONE, OTHER, ...]        the same under another name
+      e.g. sweep.space.masks.alpha='{loguniform: [0.5, 32]}'"""
+
+
 def _describe() -> str:
     from pmm_ray.config import SweepConfig
 
-    return f"{settings.describe(SweepConfig, 'sweep.')}\n\nand those of pmm_ray.run:\n\n{settings.describe()}"
+    searched = f"{_FILE_KEYS}\n{settings.describe(SweepConfig, 'sweep.')}"
+    return f"{searched}\n\nand those of pmm_ray.run:\n\n{settings.describe()}"
 
 
 def _work(files: list[str], overrides: list[str], dry_run: bool) -> None:
-    sweep = _load(files, overrides)
+    from pmm_ray.search.conduct import plan
+
+    config, how, space = settings.load_sweep(files, overrides)
     if dry_run:
-        _dry_run(sweep)
+        print(settings.to_yaml(config))
+    sweep = _sweep(config, how, space)
+    steps = plan(sweep)
+    if dry_run:
+        _dry_run(sweep, steps)
     else:
         _run(sweep)
 
 
-def _load(files: list[str], overrides: list[str]) -> Sweep:
+def _sweep(config: Config, how: SweepConfig, tree: settings.Tree) -> Sweep:
     from pmm_ray.search.conduct import Sweep, metric_of
     from pmm_ray.search.space import parse
 
-    config, how, tree = settings.load_sweep(files, overrides)
     space = parse(tree, config, trial=how.trial)
     data = load_data(config)
     how = how.model_copy(update={"metric": metric_of(how, data)})
+    if how.metric == "contrast":
+        print(f"settings of {data.name} are ranked by contrast, which needs no ground truth")
     if how.searcher == "grid":
         list(space.grid())  # says so if it is none
     return Sweep(config, how, space, data, open_store(config))
 
 
-def _dry_run(sweep: Sweep) -> None:
+def _dry_run(sweep: Sweep, steps: Sequence[Step]) -> None:
     from pmm_ray.search.record import Record
 
-    print(settings.to_yaml(sweep.config))
     print(f"sweep of {sweep.how.trial}: {sweep.count} settings by {sweep.how.searcher}, best by {sweep.how.metric}")
     for dimension in sweep.space.dimensions:
         print(f"  {dimension.key:<30} {dimension.kind} {list(dimension.values)}")
+    tell_plan(steps)
     print(f"{len(Record(sweep.folder).all)} tried before -> {sweep.folder}")
 
 
@@ -80,7 +103,7 @@ def _run(sweep: Sweep) -> None:
         finally:
             run.close()
         tell_results(sweep, record, handle)
-    tell_problems(sweep.data, run)
+    tell_failures(run)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pmm_ray import checkpoints
 from pmm_ray.checkpoints import Record
 from pmm_ray.data.loading import Draw, Examples, GlobalBatches, Targets, loader
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError
 from pmm_ray.nets.batch_norm import learns_batch_norm
 from pmm_ray.teams import Team
 
@@ -81,10 +81,12 @@ def train(
     since then again, and comes to the same result.
 
     Raises:
-        UserError: a loss is not finite (every worker raises, naming step and images), or a batch norm has one image.
+        SettingError: a loss is not finite (every worker raises, naming step and images), or a batch norm has one image.
     """
     if plan.batch_size < 2 and learns_batch_norm(objective):
-        raise UserError("train.batch_size must be at least 2: batch norm has no statistics of a single image")
+        raise SettingError(
+            f"train.batch_size={plan.batch_size}: give at least 2, as batch norm has no statistics of a single image"
+        )
     objective.to(team.device).to(memory_format=torch.channels_last)
     model = team.wrap(objective)
     optimizer = make_optimizer(objective, plan)
@@ -196,7 +198,9 @@ def _require_finite(loss: Tensor, *, team: Team, step: int, draws: list[Draw], e
     value = float(team.sum(loss)) / team.size
     if not math.isfinite(value):
         names = ", ".join(examples.photos[draw.photo].name for draw in draws)
-        raise UserError(f"the loss is {value} at step {step + 1}: lower train.lr, or look at its images: {names}")
+        raise SettingError(
+            f"train.lr: the loss is {value} at step {step + 1}: lower it, or look at its images: {names}"
+        )
 
 
 def _precision(device: torch.device, *, amp: bool) -> tuple[torch.dtype | None, torch.amp.GradScaler]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pmm_ray.artefacts import Artefact, Folder, Store, digest
-from pmm_ray.config import Config, MasksConfig, NetConfig
+from pmm_ray.config import CamTrainConfig, Config, HeadConfig, MasksConfig, NetConfig, SegTrainConfig
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 from pmm_ray.pipeline import Runner
@@ -117,13 +117,49 @@ def test_a_weights_file_counts_by_its_content_and_not_by_its_place(tmp_path, buc
     write_atomic(bucket / "d.pth", b"2")
     run("fake", title="x", net=NetConfig(weights=f"{bucket}/d.pth"))
     assert len(calls) == 2
-    with pytest.raises(UserError, match=r"s3://.*e\.pth: No such file"):
+    with pytest.raises(UserError, match=r"net\.weights=s3://.*e\.pth: No such file"):
         run("fake", title="x", net=NetConfig(weights=f"{bucket}/e.pth"))
 
 
 def test_a_missing_weights_file_is_told_before_any_work(tmp_path, calls):
-    with pytest.raises(UserError, match=r"gone\.pth"):
-        runner(tmp_path, dry=True)("fake", title="x", net=NetConfig(weights="gone.pth"))
+    told = r"^rrm\.net\.weights=gone\.pth: No such file or directory; give a file, 'pretrained' or 'none'$"
+    with pytest.raises(UserError, match=told):
+        runner(tmp_path, dry=True)("train_rrm", title="x", net=NetConfig(weights="gone.pth"))
+
+
+NETWORKS = {
+    "train_cam": {"train": CamTrainConfig()},
+    "train_seg": {"train": SegTrainConfig(), "arch": "pspnet"},
+    "train_rrm": {"head": HeadConfig()},
+}
+
+
+@pytest.mark.parametrize(("stage", "section"), [("train_cam", "cam"), ("train_seg", "seg"), ("train_rrm", "rrm")])
+def test_a_network_that_cannot_be_built_is_told_in_the_plan_by_its_key(tmp_path, stage, section):
+    def plan(**net):
+        run = runner(tmp_path, dry=True)
+        run(stage, title="x", photos=three_classes, net=NetConfig(**net), **NETWORKS[stage])
+        return run.steps
+
+    three_classes = SimpleNamespace(fingerprint="p", classes=range(4))
+    assert plan(backbone="resnet18") and plan(backbone="mobilenetv2_050", options={"pad_type": "same"}, weights="none")
+    for net, told in (
+        ({"backbone": "resnet5000"}, "net.backbone=resnet5000: timm has no such model; did you mean resnet50?"),
+        ({"backbone": "resnet18", "options": {"pad_type": "same"}}, "net.options={'pad_type': 'same'}: not for "),
+        ({"backbone": "densenet121", "output_stride": 8}, "net.output_stride=8: not for "),
+        ({"backbone": "resnet18", "weights": __file__}, f"net.weights={__file__}: not a state dict"),
+    ):
+        with pytest.raises(UserError) as error:
+            plan(**net)
+        assert str(error.value).startswith(f"{section}.{told}")
+        assert "\n" not in str(error.value)
+
+
+def test_a_network_that_is_trained_already_is_not_built_again(tmp_path):
+    run, net = runner(tmp_path, dry=True), NetConfig(backbone="resnet5000", weights="none")
+    artefact = run.store.artefact("train_cam", settings={"net": net.identity()}, inputs={"photos": photos()}, seed=None)
+    write_atomic(artefact.path / "manifest.json", "{}")
+    assert run("train_cam", title="x", photos=photos(), net=net) == artefact
 
 
 def _make_slowly(root, log):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pmm_ray import places
+from pmm_ray.command import open_store
+from pmm_ray.config import Config
 from pmm_ray.errors import UserError
 from pmm_ray.files import atomic_path, local_file, readable, remove_tree, write_atomic
 from pmm_ray.places import Remote, StorageError, below, place
@@ -45,6 +47,14 @@ def test_local_paths_stay_what_they_are():
     assert below(Path("root"), "x/y") == Path("root/x/y") and below(Path("root"), "/x") == Path("/x")
     assert below(place("s3://bucket/set"), "/labels.csv") == Path("/labels.csv")
     assert below(Path("root"), "s3://bucket/labels.csv") == place("s3://bucket/labels.csv")
+
+
+def test_a_tilde_is_the_users_home_and_never_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place("~/runs") == place("file://~/runs") == below(Path("root"), "~/runs") == tmp_path / "runs"
+    assert open_store(Config(store="~/runs")).root == (tmp_path / "runs").resolve()
+    assert str(place("s3://bucket/~/runs")) == "s3://bucket/~/runs"
+    assert place("~no such user.jpg") == Path("~no such user.jpg")
 
 
 def test_no_library_takes_a_url_for_a_local_path():

@@ -1,5 +1,6 @@
 """Files and overrides become one config, or one clear line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,15 @@ def test_a_number_in_exponent_form_is_a_number_although_yaml_reads_text():
         ("seg.train.resize=[2, 1]", ["seg.train", "smallest"]),
         ("nonsense", ["nonsense", "section.key=value"]),
         ("masks.s=[", ["masks.s", "YAML"]),
+        ("data.classes=cat", ["data.classes: a list, e.g. [cat], got 'cat' (command line)"]),
+        ("cam.infer.scales=[]", ["cam.infer.scales: at least 1 of them, got []"]),
+        ("cam.net.mean=[0.5]", ["cam.net.mean: too few values, got [0.5]"]),
+        ("cam.net.mean=[1, 2, 3, 4]", ["cam.net.mean: at most 3 values, got [1, 2, 3, 4]"]),
+        ("cam.net.options=same", ["cam.net.options: names with their values, e.g. {name: value}, got 'same'"]),
+        ("cam.train.flip=maybe", ["cam.train.flip: true or false, got 'maybe'"]),
+        ("cam.train.epochs=1.5", ["cam.train.epochs: a whole number, got 1.5"]),
+        ("cam.train.lr=fast", ["cam.train.lr: a number, got 'fast'"]),
+        ("name=3", ["name: text, in quotes where YAML takes it for something else, got 3"]),
     ],
 )
 def test_a_wrong_override_names_its_key_and_the_mend(override, words):
@@ -49,6 +59,15 @@ def test_a_wrong_override_names_its_key_and_the_mend(override, words):
         settings.load([], [override])
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["cam.infer.scales=[a]", "cam.net.mean=[0.5]", "masks.alpha=-1"])
+def test_a_key_has_one_line_in_words_that_are_not_pydantics(override):
+    with pytest.raises(UserError) as error:
+        settings.load([], [override])
+    assert "\n" not in str(error.value)
+    for word in ("Input", "valid", "Tuple", "Field", "validation"):
+        assert word not in str(error.value)
 
 
 def test_an_error_names_the_file_that_holds_the_key(tmp_path):
@@ -67,6 +86,35 @@ def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text, word):
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match=r"nowhere\.yaml: no such config file"):
         settings.load(["nowhere.yaml"], [])
+
+
+@pytest.mark.parametrize(
+    ("file", "meant"),
+    [
+        ("sweeps/mask.yaml", "sweeps/masks.yaml"),
+        ("conf/recipe/mobilnet.yaml", "conf/recipe/mobilenet.yaml"),
+        ("rm.yaml", "conf/recipe/rrm.yaml"),
+        ("my_photos.yaml", None),
+    ],
+)
+def test_a_missing_file_brings_to_mind_one_of_nearly_its_name_and_no_other(monkeypatch, file, meant):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        settings.load([file], [])
+    assert str(error.value) == f"{file}: no such config file" + (f"; did you mean {meant}?" if meant else "")
+
+
+def test_a_run_suggests_no_key_of_sweeps_but_a_sweep_does(tmp_path):
+    with pytest.raises(UserError, match=r"^sweep\.settings: no such key \(command line\); --help lists them all$"):
+        settings.load([], ["sweep.settings=3"])
+    sweep = write(tmp_path / "sweep.yaml", "sweep: {space: {masks.s: {uniform: [0, 1]}}}")
+    with pytest.raises(UserError, match=r"did you mean sweep\.settings\?"):
+        settings.load_sweep([sweep], ["swep.settings=3"])
+
+
+def test_a_run_of_a_sweep_file_is_sent_to_the_other_program():
+    with pytest.raises(UserError, match=r"masks\.yaml: this is a sweep file: python -m pmm_ray\.sweep \S+masks\.yaml"):
+        settings.load([str(ROOT / "sweeps/masks.yaml")], [])
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
@@ -123,6 +171,14 @@ def test_the_file_of_a_local_machine_names_every_key_of_a_cluster_with_its_defau
 def test_the_file_of_gpus_asks_for_them_and_for_mixed_precision():
     cluster = settings.load([str(ROOT / "conf/cluster/gpu.yaml")], []).cluster
     assert cluster == ClusterConfig(gpu="yes", amp=True)
+
+
+def test_the_words_for_timms_own_weights_in_the_header_of_mobilenet_are_settings():
+    path = ROOT / "conf/recipe/mobilenet.yaml"
+    words = [key + value for key, value in re.findall(r"(\w+\.net=)'(.+?)'", path.read_text())]
+    config = settings.load([str(path)], words)
+    for net in (config.cam.net, config.seg.net, config.rrm.net):
+        assert (net.backbone, net.weights, net.mean, net.std) == ("mobilenetv2_100", "pretrained", None, None)
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "auto"])

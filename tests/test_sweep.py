@@ -200,5 +200,6 @@ def test_two_settings_of_the_pus_sweep_are_trainings_on_the_same_masks(folder, k
 def test_a_mistake_is_one_line(folder, word, message, capsys):
     assert main([sweep_file(folder, **MASKS), *tiny(folder, word)]) == 1
     error = capsys.readouterr().err
+    error = error[error.index("error: ") :]
     assert message in error
     assert error.count("\n") == 1

@@ -364,13 +364,15 @@ def test_what_is_idle_stays_as_it_is_and_then_begins_as_if_the_training_did(tmp_
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_with_step_and_images(tmp_path, poison):
-    with pytest.raises(UserError, match=r"^the loss is (nan|inf) at step 1: .*photo\d, photo\d, photo\d, photo\d$"):
+    with pytest.raises(
+        UserError, match=r"^train\.lr: the loss is (nan|inf) at step 1: .*photo\d, photo\d, photo\d, photo\d$"
+    ):
         train(Line(poison), examples_in(tmp_path), plan=PLAN, team=LocalTeam(), out=tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_batch_norm_of_one_image_is_refused(tmp_path):
-    with pytest.raises(UserError, match="batch_size must be at least 2"):
+    with pytest.raises(UserError, match=r"^train\.batch_size=1: give at least 2"):
         train(objective_for(LocalTeam()), examples_in(tmp_path), plan=replace(PLAN, batch_size=1), team=LocalTeam(),
               out=tmp_path)  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pmm_ray.cluster.session import cpus_each, lost_nodes, own_gpu, places, use_gpu
 from pmm_ray.config import ClusterConfig
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import remove_tree
 from pmm_ray.places import Remote
 
@@ -132,7 +132,8 @@ def _reason(error: Exception) -> str:
     failures = list(getattr(error, "worker_failures", {}).values())
     users = [cause for failure in failures for cause in _causes(failure) if isinstance(cause, UserError)]
     if users:
-        raise UserError(str(users[0]).strip().splitlines()[-1]) from None
+        kind = SettingError if isinstance(users[0], SettingError) else UserError
+        raise kind(str(users[0]).strip().splitlines()[-1]) from None
     return _line(failures[0] if failures else error)
 
 

@@ -198,7 +198,10 @@ def own_gpu(setting: Literal["auto", "yes", "no"]) -> bool:
     import torch
 
     if setting == "yes" and not torch.cuda.is_available():
-        raise UserError("cluster.gpu=yes but this process sees no GPU; set cluster.gpu=auto, or sweep.gpus for a sweep")
+        raise UserError(
+            "cluster.gpu=yes but this process sees no GPU: set cluster.gpu=auto, or have workers do the work "
+            "(cluster.train_workers and cluster.infer_workers other than 0)"
+        )
     return setting != "no" and torch.cuda.is_available()
 
 

@@ -78,7 +78,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as read. `problems` lists what had to be left out; the run goes on and shows them at its end."""
+    """A data set as read. `problems` lists what had to be left out: a run shows them first and goes on."""
 
     name: str
     classes: Classes

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pmm_ray.data.dataset import IGNORE, Photo
 from pmm_ray.data.images import ImageError, check_same_size, read_image, read_label
 from pmm_ray.data.transforms import Augment, crop_with_labels
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError, UserError
 
 Targets = Tensor | tuple[Tensor, ...]
 """What an image, or a batch of them, is to be learned with: a tensor or several."""
@@ -61,7 +61,7 @@ class GlobalBatches(Sampler[list[Draw]]):
         if count < 1:
             raise UserError("there is no image to train on")
         if batch_size < workers:
-            raise UserError(f"a batch of {batch_size} cannot be split over {workers} workers: enlarge train.batch_size")
+            raise SettingError(f"train.batch_size={batch_size}: give at least 1 for each of {workers} training workers")
         self.epoch = 0
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._rank, self._workers = rank, workers

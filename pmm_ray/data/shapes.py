@@ -21,6 +21,7 @@ from pmm_ray.data.palette import voc_palette
 from pmm_ray.data.textures import BACKGROUNDS, EMBLEMS, Array, Rng, coat, emblem, noise
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
+from pmm_ray.progress import progress
 
 MARKER = "drawing.json"
 """Says what a folder was drawn with, and whether the drawing was finished."""
@@ -59,15 +60,17 @@ def draw(root: Path, *, train: int, val: int, seed: int, part_share: float, cooc
         return
     write_atomic(root / MARKER, json.dumps({"parameters": parameters, "finished": False}, indent=1))
     labels: dict[str, list[int]] = {}
-    for split, (title, count) in enumerate((("train", train), ("val", val))):
-        names = [f"{title}_{index:04d}" for index in range(count)]
-        for index, name in enumerate(names):
-            rng = np.random.default_rng([seed, split, index])
-            image, mask = scene(rng, first=index % len(NAMES), part_share=part_share, cooccurrence=cooccurrence)
-            write_atomic(root / "JPEGImages" / f"{name}.jpg", _jpeg(image, quality=int(rng.integers(70, 93))))
-            write_atomic(root / "SegmentationClass" / f"{name}.png", _palette_png(mask))
-            labels[name] = [int(i) for i in np.unique(mask) if i > 0]
-        write_atomic(root / "ImageSets" / "Segmentation" / f"{title}.txt", "".join(f"{name}\n" for name in names))
+    with progress(f"drawing {root}", train + val) as bar:
+        for split, (title, count) in enumerate((("train", train), ("val", val))):
+            names = [f"{title}_{index:04d}" for index in range(count)]
+            for index, name in enumerate(names):
+                rng = np.random.default_rng([seed, split, index])
+                image, mask = scene(rng, first=index % len(NAMES), part_share=part_share, cooccurrence=cooccurrence)
+                write_atomic(root / "JPEGImages" / f"{name}.jpg", _jpeg(image, quality=int(rng.integers(70, 93))))
+                write_atomic(root / "SegmentationClass" / f"{name}.png", _palette_png(mask))
+                labels[name] = [int(i) for i in np.unique(mask) if i > 0]
+                bar.advance()
+            write_atomic(root / "ImageSets" / "Segmentation" / f"{title}.txt", "".join(f"{name}\n" for name in names))
     write_atomic(root / "image_labels.json", json.dumps(labels, indent=0))
     write_atomic(root / "classes.json", json.dumps({"names": NAMES}))
     write_atomic(root / MARKER, json.dumps({"parameters": parameters, "finished": True}, indent=1))

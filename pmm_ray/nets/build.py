@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import timm
 import torch
 from torch import nn
 
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import atomic_path, readable
+from pmm_ray.nets.blame import built
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.joint import Joint
 from pmm_ray.nets.segmenter import Segmenter
@@ -69,21 +71,25 @@ def build_joint(
 
 def _features(backbone: str, options: Mapping[str, Any], output_stride: int, weights: str) -> tuple[nn.Module, int]:
     """A timm model without pooling and classifier, with its weights, and the channels that it ends in."""
-    check_name(backbone)
-    arguments = {"num_classes": 0, "global_pool": "", **options}
-    strided = arguments if output_stride == 32 else {**arguments, "output_stride": output_stride}
-    try:
-        body = _create(backbone, weights, strided)
-    except TypeError as error:
-        # Transformers take no output stride. Some have the wanted one anyhow.
-        if "output_stride" not in str(error):
-            raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
-        body = _create(backbone, weights, arguments)
-        natural = _natural_stride(body)
+
+    def build(options: Mapping[str, Any], output_stride: int, pretrained: bool) -> nn.Module:
+        arguments = {"pretrained": pretrained, "num_classes": 0, "global_pool": "", **options}
+        if output_stride == 32:
+            return timm.create_model(backbone, **arguments)
+        try:
+            return timm.create_model(backbone, **arguments, output_stride=output_stride)
+        except TypeError as error:
+            # Transformers take no output stride. Some have the wanted one anyhow.
+            if "output_stride" not in str(error):
+                raise
+        body: Any = timm.create_model(backbone, **arguments)
+        natural = body.feature_info[-1]["reduction"]
         if natural != output_stride:
-            raise UserError(f"net.backbone={backbone} has stride {natural}: set net.output_stride={natural}") from None
-    if weights not in ("pretrained", "none"):
-        load_backbone(body, place(weights))
+            raise ValueError(f"its stride is always {natural}")
+        return body
+
+    body = built(build, backbone=backbone, options=options, output_stride=output_stride, weights=weights)
+    _load(body, weights)
     channels: Any = getattr(body, "head_hidden_size", None) or body.num_features
     return body, channels
 
@@ -104,29 +110,28 @@ def build_segmenter(
     `arch` is deeplabv3plus (output stride 8 or 16), pspnet or unet (any), or fpn (32). `weights` and `batch_norm` as
     for the classifier; decoder and heads start at random and always learn their batch norm.
     """
-    check_name(backbone)
-    strides = {"deeplabv3plus": (8, 16), "fpn": (32,)}.get(arch, (8, 16, 32))
-    if output_stride not in strides:
-        raise UserError(f"seg.arch={arch} takes output stride {' or '.join(map(str, strides))}, not {output_stride}")
-    if arch == "deeplabv3plus":
-        sizes = {"encoder_output_stride": output_stride, "decoder_atrous_rates": _ATROUS_RATES[output_stride]}
-    elif arch == "pspnet":
-        sizes = {"encoder_depth": 5, "output_stride": output_stride, "upsampling": output_stride}
-    else:
-        sizes = {"output_stride": output_stride}
-    try:
-        model = _ARCHS[arch](
+
+    def build(options: Mapping[str, Any], output_stride: int, pretrained: bool) -> Any:
+        strides = {"deeplabv3plus": (8, 16), "fpn": (32,)}.get(arch, (8, 16, 32))
+        if output_stride not in strides:
+            raise ValueError(f"{arch} takes output stride {' or '.join(map(str, strides))}, not {output_stride}")
+        if arch == "deeplabv3plus":
+            sizes = {"encoder_output_stride": output_stride, "decoder_atrous_rates": _ATROUS_RATES[output_stride]}
+        elif arch == "pspnet":
+            sizes = {"encoder_depth": 5, "output_stride": output_stride, "upsampling": output_stride}
+        else:
+            sizes = {"output_stride": output_stride}
+        return _ARCHS[arch](
             encoder_name=f"tu-{backbone}",
-            encoder_weights="imagenet" if weights == "pretrained" else None,
+            encoder_weights="imagenet" if pretrained else None,
             in_channels=3,
             classes=num_classes,
             **sizes,
             **options,
         )
-    except Exception as error:
-        raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
-    if weights not in ("pretrained", "none"):
-        load_backbone(model.encoder.model, place(weights))
+
+    model = built(build, backbone=backbone, options=options, output_stride=output_stride, weights=weights, arch=arch)
+    _load(model.encoder.model, weights)
     return Segmenter(model, num_classes=num_classes, aux=aux, frozen=batch_norm == "frozen")
 
 
@@ -159,29 +164,31 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return module.eval(), info
 
 
-def check_name(backbone: str) -> None:
-    """Raise UserError if timm has no model `backbone`."""
-    if not timm.is_model(backbone.split(".")[0]):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"net.backbone={backbone}: timm has no such model{hint}")
+def check_network(kind: str, *, weights: str, **net: Any) -> None:
+    """See that a network can be built ('classifier', 'segmenter', 'joint'; the builder's arguments), once in a process.
+
+    It takes no memory and downloads nothing; of pretrained weights only a file is looked into.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    _check(kind, weights, json.dumps(net, default=str))
 
 
-def _create(backbone: str, weights: str, arguments: Mapping[str, Any]) -> nn.Module:
+@cache
+def _check(kind: str, weights: str, net: str) -> None:
+    arguments = json.loads(net)
+    with torch.device("meta"):
+        _BUILDERS[kind](weights="none" if weights == "pretrained" else weights, **arguments)
+    if weights == "pretrained" and not timm.models.is_model_pretrained(arguments["backbone"]):
+        raise SettingError(f"net.weights=pretrained: timm has none of {arguments['backbone']}; give a file or 'none'")
+
+
+def _load(backbone: nn.Module, weights: str) -> None:
+    """Weights of a file, if one is named."""
+    if weights in ("pretrained", "none"):
+        return
     try:
-        return timm.create_model(backbone, pretrained=weights == "pretrained", **arguments)
-    except TypeError:
-        raise
-    except Exception as error:
-        raise UserError(f"net.backbone={backbone}: {_why(error, weights)}") from error
-
-
-def _why(error: Exception, weights: str) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    if weights == "pretrained":
-        return f"cannot be built with pretrained weights ({line}); without network, give a file or 'none' as weights"
-    return f"cannot be built ({line})"
-
-
-def _natural_stride(body: Any) -> int:
-    return int(body.feature_info[-1]["reduction"])
+        load_backbone(backbone, place(weights))
+    except UserError as error:
+        raise SettingError(f"net.weights={error}") from error

@@ -33,7 +33,9 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
         key = misfits[0]
         shapes = f"{tuple(found[key].shape)} in the file, {tuple(wanted[key].shape)} in the network"
         raise UserError(f"{path}: {_few(misfits)} of another shape ({shapes}); is the file of another network?")
-    backbone.load_state_dict({key: found[key] for key in wanted if key in found}, strict=False)
+    state = {key: found[key] for key in wanted if key in found}
+    # A network on the meta device has no memory that could be copied into.
+    backbone.load_state_dict(state, strict=False, assign=any(value.is_meta for value in wanted.values()))
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

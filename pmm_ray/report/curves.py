@@ -9,11 +9,12 @@ from pathlib import Path
 from pmm_ray.report.canvas import COLOURS, figure, plain, save
 
 
-def threshold_curve(curves: Mapping[str, Mapping[float, float]], path: Path, *, title: str = "") -> None:
+def threshold_curve(curves: Mapping[str, Mapping[float, float | None]], path: Path, *, title: str = "") -> None:
     """mIoU of CAMs over the background threshold, one line per name, the best point of each marked and named.
 
     Args:
-        curves: name -> {threshold: mIoU in [0, 1]}; thresholds may be texts, as JSON keeps them.
+        curves: name -> {threshold: mIoU in [0, 1]}; thresholds may be texts, as JSON keeps them. Where nothing could be
+            scored (None, NaN) there is no point.
         path: PNG to write.
         title: above the figure.
     """
@@ -21,7 +22,7 @@ def threshold_curve(curves: Mapping[str, Mapping[float, float]], path: Path, *, 
     axes = made.add_subplot()
     plain(axes, "background threshold", "mIoU, %")
     for number, (name, curve) in enumerate(curves.items()):
-        points = sorted((float(threshold), 100 * miou) for threshold, miou in curve.items() if math.isfinite(miou))
+        points = sorted((float(t), 100 * miou) for t, miou in curve.items() if miou is not None and math.isfinite(miou))
         if not points:
             continue
         best = max(points, key=lambda point: point[1])

@@ -19,7 +19,7 @@ from pmm_ray.data.dataset import Dataset
 from pmm_ray.errors import UserError
 from pmm_ray.files import make_folder
 from pmm_ray.method import Method
-from pmm_ray.pipeline import Runner
+from pmm_ray.pipeline import Runner, Step
 from pmm_ray.places import place
 from pmm_ray.progress import progress
 from pmm_ray.search.proposals import proposer
@@ -112,6 +112,21 @@ def metric_of(how: SweepConfig, data: Dataset) -> str:
         more = "; sweep.metric=contrast needs none" if metric == "masks" else ""
         raise UserError(f"sweep.metric={metric}: {data.name} has no ground truth of its {where} photos{more}")
     return metric
+
+
+def plan(sweep: Sweep) -> list[Step]:
+    """What the base config's own setting, which is tried first, takes besides being scored; nothing is run.
+
+    Raises:
+        UserError: as a run's plan does: CAMs, weights or a network that the sweep would fail of are told before it.
+    """
+    config = sweep.config
+    run = Runner(config, sweep.store, RunHandle(), dry=True)
+    it = Method(run, config, sweep.data, config.seed)
+    cams = it.cams()
+    if sweep.how.trial == "segmentation":
+        it.segmentation(it.masks(cams, config.masks), config.pus, title="segmentation")
+    return run.steps
 
 
 def conduct(sweep: Sweep, run: Runner, parent: RunHandle) -> Record:

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,8 @@ _RANGES = ("uniform", "loguniform", "int")
 _KINDS = (*_RANGES, "choice", "grid")
 
 _MOST_COMBINED = 1000
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""Numbers that YAML 1.1 takes for text unless they have a point and a sign: 1e-4, 1.0e4. No setting is such text."""
 
 SEARCHED = {"masks": ("masks.",), "segmentation": ("masks.", "seg.", "pus.", "cam.")}
 """What a kind of trial may vary."""
@@ -144,13 +147,14 @@ def _dimension(key: str, entry: Any) -> Dimension:
     ((kind, values),) = entry.items()
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise UserError(f"{where}.{kind}: give a list, got {values!r}")
+    values = [float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value for value in values]
     if kind in _RANGES:
         _check_range(where, kind, values)
     elif any(not isinstance(value, str | int | float | bool | None) for value in values):
         raise UserError(f"{where}.{kind}: values must be numbers, words, true, false or null, got {values!r}")
     elif len(set(map(repr, values))) != len(values):
         raise UserError(f"{where}.{kind}: a value is there twice: {values!r}")
-    return Dimension(key, kind, tuple(values))
+    return Dimension(key, kind, tuple(map(int, values) if kind == "int" else values))
 
 
 def _check_range(where: str, kind: str, values: Sequence[Any]) -> None:

@@ -20,7 +20,8 @@ from pmm_ray.config import NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
 from pmm_ray.errors import UserError
 from pmm_ray.files import readable
-from pmm_ray.nets.build import check_name, save_model
+from pmm_ray.nets.blame import check_name
+from pmm_ray.nets.build import save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.places import Remote, place
 from pmm_ray.progress import progress
@@ -66,7 +67,7 @@ def located(net: NetConfig) -> NetConfig:
     """The same with an absolute place of a weights file: workers run in folders of their own.
 
     Raises:
-        UserError: there is no such backbone, told here before workers are started.
+        SettingError: there is no such backbone, told here before workers are started.
     """
     check_name(net.backbone)
     if net.weights in ("pretrained", "none"):

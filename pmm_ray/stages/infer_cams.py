@@ -58,7 +58,7 @@ class _CamWorker(NetworkWorker):
         cams: list[Cam] = []
         for row, image, found in zip(rows, images, self._activations(rows, images), strict=True):
             if not np.isfinite(found).all():
-                results.append(failed(row, "the network's activation is not finite: lower cam.train.lr"))
+                results.append(failed(row, f"the network's activation is not finite: lower {self.rate}"))
                 continue
             height, width = image.shape[:2]
             cam = Cam(row["name"], tuple(row["labels"]), normalise(found).astype(np.float16), height, width)

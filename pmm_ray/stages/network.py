@@ -54,6 +54,10 @@ def _size(path: str) -> tuple[int, int]:
         return 0, 0
 
 
+_SECTIONS = {"classifier": "cam", "segmenter": "seg", "joint": "rrm"}
+"""Where the settings of each kind of network stand."""
+
+
 class NetworkWorker:
     """Lives in an actor: the network, loaded once, and the loop over batches. A stage says what one batch gives."""
 
@@ -68,6 +72,11 @@ class NetworkWorker:
         module, self.info = load_model(model)
         # On CPUs too this order of memory makes convolutions faster by a quarter.
         self.module: Any = module.to(self.device).to(memory_format=torch.channels_last)
+
+    @property
+    def rate(self) -> str:
+        """The key of the learning rate that the network was trained with."""
+        return f"{_SECTIONS[self.info['kind']]}.train.lr"
 
     def __call__(self, rows: list[Row]) -> list[Row]:
         """Results for all rows; those whose image cannot be read have failed, the others go through the network."""

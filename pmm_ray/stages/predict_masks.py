@@ -98,7 +98,7 @@ class _Predictor(SegmentationWorker):
 
     def _write(self, row: Row, image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, Any]:
         if not np.isfinite(probabilities).all():
-            raise ValueError("the network's prediction is not finite: lower seg.train.lr")
+            raise ValueError(f"the network's prediction is not finite: lower {self.rate}")
         kept = self.kept(row)
         ids = np.arange(len(probabilities), dtype=np.uint8) if kept is None else np.array(kept, np.uint8)
         probabilities = probabilities / np.maximum(probabilities.sum(axis=0), np.finfo(np.float32).tiny)

@@ -16,7 +16,7 @@ from pmm_ray.data.dataset import Photos
 from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.equivariance import class_scores, cross_regularisation, equivariance_regularisation
-from pmm_ray.nets.build import build_classifier
+from pmm_ray.nets.build import build_classifier, check_network
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.stages import fitting
@@ -40,6 +40,15 @@ def train_cam(
     return fitting.fit_model(_work, settings, train=train, context=context)
 
 
+def check(*, photos: Photos, net: NetConfig, train: CamTrainConfig, **_: Any) -> None:
+    """See that the classifier can be built; the arguments are the stage's."""
+    check_network("classifier", weights=net.weights, **_shape(photos, net, train))
+
+
+def _shape(photos: Photos, net: NetConfig, train: CamTrainConfig) -> dict[str, Any]:
+    return {**fitting.network(net), "num_classes": len(photos.classes) - 1, "correlation": train.equivariance > 0}
+
+
 def _work(
     team: Team,
     *,
@@ -55,7 +64,7 @@ def _work(
     torch.manual_seed(plan.seed)
     mean, std = fitting.inputs(net)
     num_classes = len(photos.classes) - 1
-    shape = {**fitting.network(net), "num_classes": num_classes, "correlation": train.equivariance > 0}
+    shape = _shape(photos, net, train)
     classifier = build_classifier(weights=net.weights, **shape)
     given: dict[str, Any] = {"mean": mean, "std": std, "team": team}
     objective: Objective

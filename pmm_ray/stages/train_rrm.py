@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from pmm_ray.data.dataset import Classes, Photos
 from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.masks.crf import compile_engine
-from pmm_ray.nets.build import build_joint
+from pmm_ray.nets.build import build_joint, check_network
 from pmm_ray.report.overlays import contact_sheet, overlay_sheet, write_picture
 from pmm_ray.stages import fitting
 from pmm_ray.stages.crf import most_labels
@@ -44,6 +45,15 @@ def train_rrm(
     return fitting.fit_model(_work, settings, train=train, context=context)
 
 
+def check(*, photos: Photos, net: NetConfig, head: HeadConfig, **_: Any) -> None:
+    """See that the network can be built; the arguments are the stage's."""
+    check_network("joint", weights=net.weights, **_shape(photos, net, head))
+
+
+def _shape(photos: Photos, net: NetConfig, head: HeadConfig) -> dict[str, Any]:
+    return {**fitting.network(net), "num_classes": len(photos.classes), **head.model_dump()}
+
+
 def _work(
     team: Team,
     *,
@@ -60,7 +70,7 @@ def _work(
     torch.manual_seed(plan.seed)
     mean, std = fitting.inputs(net)
     num_classes = len(photos.classes)
-    shape = {**fitting.network(net), "num_classes": num_classes, **head.model_dump()}
+    shape = _shape(photos, net, head)
     joint = build_joint(weights=net.weights, **shape)
     make = WithLabels(fitting.augmentation(train, mean=mean), num_classes - 1)
     examples = Examples(photos.photos, make, seed=plan.seed)

@@ -16,7 +16,7 @@ from pmm_ray.data.loading import Examples, WithMasks
 from pmm_ray.errors import UserError
 from pmm_ray.losses.pus import Variant, pretended_underfitting
 from pmm_ray.losses.segmentation import PIXEL_LOSSES, valid_pixels
-from pmm_ray.nets.build import build_segmenter
+from pmm_ray.nets.build import build_segmenter, check_network
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.nets.segmenter import Segmenter
 from pmm_ray.stages import fitting
@@ -60,6 +60,15 @@ def train_seg(
     return facts | {"without_mask": len(photos) - len(usable)}
 
 
+def check(*, photos: Photos, arch: str, net: NetConfig, train: SegTrainConfig, **_: Any) -> None:
+    """See that the network can be built; the arguments are the stage's."""
+    check_network("segmenter", weights=net.weights, **_shape(photos, arch, net, train))
+
+
+def _shape(photos: Photos, arch: str, net: NetConfig, train: SegTrainConfig) -> dict[str, Any]:
+    return {**fitting.network(net), "arch": arch, "num_classes": len(photos.classes), "aux": train.aux_weight > 0}
+
+
 def _work(
     team: Team,
     *,
@@ -77,10 +86,9 @@ def _work(
     """The work of one member of the team."""
     torch.manual_seed(plan.seed)
     mean, std = fitting.inputs(net)
-    num_classes = len(photos.classes)
-    shape = {**fitting.network(net), "arch": arch, "num_classes": num_classes, "aux": train.aux_weight > 0}
+    shape = _shape(photos, arch, net, train)
     segmenter = build_segmenter(weights=net.weights, **shape)
-    make = WithMasks(fitting.augmentation(train, mean=mean), masks, num_classes=num_classes)
+    make = WithMasks(fitting.augmentation(train, mean=mean), masks, num_classes=len(photos.classes))
     examples = Examples(photos.photos, make, seed=plan.seed)
     objective = SegObjective(
         segmenter,

@@ -13,7 +13,7 @@ from pmm_ray.cluster import fit as cluster_fit
 from pmm_ray.cluster import session
 from pmm_ray.cluster.fit import Room, fit, room
 from pmm_ray.config import ClusterConfig
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError, UserError, within
 
 # Ray Data's own context warns of itself when Ray Train makes one.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")]
@@ -51,6 +51,15 @@ def test_a_killed_worker_is_replaced_but_a_users_error_is_one_line_and_not_tried
     with pytest.raises(UserError, match=r"^x\.jpg: mend it$"):
         on_a_team(die_then_complain, tmp_path, log=str(tmp_path / "log"), max_failures=3)
     assert (tmp_path / "log").read_text() == "2 threads\n2 threads\n"
+
+
+def learn_too_fast(team):
+    raise SettingError("train.lr: lower it")
+
+
+def test_a_setting_that_a_worker_finds_wrong_can_still_be_told_with_its_section(ray_session, tmp_path):
+    with pytest.raises(UserError, match=r"^cam\.train\.lr: lower it$"), within("cam"):
+        on_a_team(learn_too_fast, tmp_path)
 
 
 def divide(team):

@@ -48,7 +48,7 @@ def test_fewer_images_than_a_batch_are_drawn_repeatedly():
 def test_impossible_batches_are_named():
     with pytest.raises(UserError, match="no image to train on"):
         GlobalBatches(count=0, batch_size=4, seed=0)
-    with pytest.raises(UserError, match=r"enlarge train\.batch_size"):
+    with pytest.raises(UserError, match=r"^train\.batch_size=2: .* 3 training workers$"):
         GlobalBatches(count=9, batch_size=2, seed=0, workers=3)
 
 

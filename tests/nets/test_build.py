@@ -6,9 +6,16 @@ import pytest
 import timm
 import torch
 
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import write_atomic
-from pmm_ray.nets.build import build_classifier, build_joint, build_segmenter, load_model, save_model
+from pmm_ray.nets.build import (
+    build_classifier,
+    build_joint,
+    build_segmenter,
+    check_network,
+    load_model,
+    save_model,
+)
 from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
 from pmm_ray.places import Remote
 
@@ -76,6 +83,7 @@ def test_the_joint_network_answers_at_input_size_and_shows_the_cam_of_its_classi
 
 
 def test_the_segmentation_head_sees_as_far_as_two_dilated_convolutions():
+    torch.manual_seed(0)  # one head in 16 begins with a ReLU that lets nothing through
     net = build_joint(**MOBILE, weights="none", num_classes=3, channels=4, dilation=3)
     features = torch.zeros(1, net.classifier.head.in_channels, 21, 21).requires_grad_()
     net.segmentation(features)[0, :, 10, 10].sum().backward()
@@ -153,11 +161,56 @@ def test_impossible_networks_are_named_with_the_mend():
         build_classifier(backbone="resnet81", options={}, output_stride=32, weights="none", num_classes=3)
     with pytest.raises(UserError, match="output stride 8 or 16, not 32"):
         build_segmenter(arch="deeplabv3plus", **TINY, weights="none", num_classes=3, aux=False)
-    with pytest.raises(UserError, match=r"set net\.output_stride=32"):
+    with pytest.raises(UserError, match=r"^net\.output_stride=8: .*; set 32$"):
         build_classifier(backbone="swin_tiny_patch4_window7_224", options={}, output_stride=8, weights="none",
                          num_classes=3)  # fmt: skip
-    with pytest.raises(UserError, match="no_such_option"):
+    with pytest.raises(UserError, match=r"^net\.options=.*no_such_option"):
         build_classifier(**{**MOBILE, "options": {"no_such_option": 1}}, weights="none", num_classes=3)
+
+
+SEGMENTER = {"kind": "segmenter", "weights": "none", "num_classes": 3, "aux": True}
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "pspnet", "unet", "fpn"])
+def test_what_is_wrong_with_a_segmenter_is_told_by_the_setting_to_blame(arch):
+    good = SEGMENTER | MOBILE | {"arch": arch, "output_stride": 32 if arch == "fpn" else 16}
+    check_network(**good)
+    changes = {
+        r"net\.backbone=mobilenetv9: timm has no such model": {"backbone": "mobilenetv9"},
+        rf"net\.backbone=vit_tiny_patch16_224: not for {arch} .*; choose another": {"backbone": "vit_tiny_patch16_224"},
+        rf"net\.options=\{{'no_such_option': 1\}}: not for {arch} on ": {"options": {"no_such_option": 1}},
+    }
+    if arch in ("deeplabv3plus", "fpn"):
+        wrong, right = (32, 16) if arch == "deeplabv3plus" else (16, 32)
+        changes[rf"net\.output_stride={wrong}: not for {arch} on .*; set {right}$"] = {"output_stride": wrong}
+    for told, change in changes.items():
+        with pytest.raises(SettingError, match=f"^{told}"):
+            check_network(**(good | change))
+
+
+def test_a_check_takes_no_memory_and_looks_into_a_file_of_weights(tmp_path: Path):
+    huge = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 32, "num_classes": 1 << 24}
+    check_network("classifier", weights="pretrained", **huge)  # the head alone would have 80 GB
+    torch.save(timm.create_model("mobilenetv2_050").state_dict(), tmp_path / "right.pth")
+    check_network("classifier", weights=str(tmp_path / "right.pth"), **huge)
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "wrong.pth")
+    with pytest.raises(SettingError, match=r"^net\.weights=.*wrong\.pth: no weights for conv_stem\.weight"):
+        check_network("classifier", weights=str(tmp_path / "wrong.pth"), **huge)
+    with pytest.raises(SettingError, match=r"^net\.weights=pretrained: timm has none of botnet50ts_256"):
+        check_network("classifier", weights="pretrained", **{**huge, "backbone": "botnet50ts_256"})
+
+
+def test_weights_that_cannot_be_fetched_are_to_blame_and_not_the_backbone(monkeypatch: pytest.MonkeyPatch):
+    create = timm.create_model
+
+    def offline(*names: str, pretrained: bool, **arguments: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no route to host")
+        return create(*names, **arguments)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(SettingError, match=r"^net\.weights=pretrained: .*no route to host.*give a file or 'none'$"):
+        build_classifier(**MOBILE, weights="pretrained", num_classes=3)
 
 
 def test_mobilenet_weights_of_the_project_load(shared: Path):

@@ -25,3 +25,10 @@ def test_curves_and_bars_are_written_as_png_and_the_same_each_time(tmp_path):
 def test_nothing_to_show_is_an_empty_figure_not_an_error(draw, tmp_path):
     draw({}, tmp_path / "x.png")
     assert is_picture(tmp_path / "x.png")
+
+
+def test_a_threshold_without_a_score_has_no_point(tmp_path):
+    scored, bare = tmp_path / "scored.png", tmp_path / "bare.png"
+    threshold_curve({"CAM": {"0.1": 0.3, "0.2": None}, "blind": {"0.1": None}}, scored)
+    threshold_curve({"CAM": {"0.1": 0.3}, "blind": {}}, bare)
+    assert scored.read_bytes() == bare.read_bytes()

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
+import yaml
 
 from pmm_ray.config import Config
 from pmm_ray.errors import UserError
-from pmm_ray.search.space import parse
-from pmm_ray.settings import build, load_sweep
+from pmm_ray.search.space import Kind, parse
+from pmm_ray.settings import build, changed, load_sweep
+from pmm_ray.sweep import main
 
 CONFIG = Config()
 
@@ -39,6 +43,17 @@ def test_a_range_of_whole_numbers_is_a_list_and_one_of_numbers_is_none():
     assert [values["masks.crf.iterations"] for values in space.grid()] == [3, 4, 5]
     with pytest.raises(UserError, match=r"sweep.space.masks.s: a grid needs values"):
         list(parse({"masks.s": {"uniform": [0, 1]}}, CONFIG, trial="masks").grid())
+
+
+def test_numbers_in_exponent_form_are_numbers_although_yaml_reads_text():
+    tree = yaml.safe_load(
+        "{seg.train.lr: {loguniform: [1e-4, 1e-2]}, "
+        "seg.train.warmup: {choice: [0, 1e1]}, seg.train.crop: {int: [64, 1e2]}}"
+    )
+    rates, warmup, crop = parse(tree, CONFIG, trial="segmentation").dimensions
+    assert (rates.values, warmup.values) == ((1e-4, 1e-2), (0, 10))
+    assert changed(CONFIG, {"seg.train.warmup": warmup.values[1]}).seg.train.warmup == 10
+    assert crop.listed == tuple(range(64, 101))
 
 
 def test_the_base_configs_own_values_are_read_by_key():
@@ -134,3 +149,13 @@ def test_a_misspelt_key_of_the_sweep_is_named_with_the_nearest(tmp_path):
     sweep.write_text("base: conf/recipe/pmm.yaml\n")
     with pytest.raises(UserError, match="base: a list of config files"):
         load_sweep([str(sweep)], [])
+
+
+def test_the_help_of_a_sweep_says_what_its_file_may_hold(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    for key in ("base=", "sweep.space=", "sweep.searcher=", "masks.alpha="):
+        assert f"  {key}" in told
+    for kind in get_args(Kind):
+        assert f"  {kind}: [" in told

@@ -5,7 +5,9 @@ import pytest
 from pmm_ray.cluster import session
 from pmm_ray.config import ClusterConfig
 from pmm_ray.data.dataset import Photo, Photos
-from pmm_ray.stages.network import network_actors, photo_rows
+from pmm_ray.errors import UserError
+from pmm_ray.settings import all_keys
+from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors
 
 
@@ -41,3 +43,16 @@ def test_no_actor_is_larger_than_a_node(monkeypatch, infer_workers, expected):
 def test_a_photo_that_cannot_be_read_still_has_its_row(tmp_path):
     photos = Photos((Photo("a", str(tmp_path / "a.jpg"), (1,)),), None, "x")
     assert photo_rows(photos) == [{"name": "a", "image": str(tmp_path / "a.jpg"), "labels": (1,), "size": (0, 0)}]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "joint"])
+def test_a_network_knows_the_key_of_the_rate_that_it_learned_with(kind):
+    worker = NetworkWorker.__new__(NetworkWorker)
+    worker.info = {"kind": kind}
+    assert worker.rate in [key for key, _ in all_keys()]
+
+
+def test_a_gpu_that_is_not_there_is_told_with_keys_that_exist(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"cluster\.gpu=auto.*cluster\.train_workers and cluster\.infer_workers"):
+        session.own_gpu("yes")
