@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,32 +15,40 @@ from pmm_ray.errors import UserError
 if TYPE_CHECKING:
     from pmm_ray.artefacts import Store
     from pmm_ray.config import Config
-    from pmm_ray.data.dataset import Dataset
-    from pmm_ray.pipeline import Runner
+    from pmm_ray.data.dataset import Dataset, Problem
+    from pmm_ray.pipeline import Failure, Network
 
 
 def run_command(
     arguments: Sequence[str] | None,
-    work: Callable[[list[str], list[str], bool], None],
+    work: Callable[..., None],
     *,
     program: str,
     usage: str,
     keys: Callable[[], str],
+    first: Mapping[str, str] = {},
 ) -> int:
     """Parse a command line of config files, overrides and --dry-run, and call `work(files, overrides, dry_run)`.
+
+    `first` names words that must come before those, with their meaning, and `work` gets them first too.
 
     Returns:
         The exit code: 0 done, 1 an error the user can mend, 130 interrupted.
     """
     parser = argparse.ArgumentParser(program, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.epilog = f"keys, with their defaults:\n\n{keys()}"
-    parser.add_argument("words", nargs="*", metavar="FILE.yaml | section.key=value", help="settings, in any order")
+    for name, meaning in first.items():
+        parser.add_argument(name, help=meaning)
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="FILE.yaml | section.key=value", help="settings, in any order"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the settings and what would run, and stop")
     options = parser.parse_intermixed_args(arguments)
     files = [word for word in options.words if word.endswith((".yaml", ".yml"))]
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        work(files, [word for word in options.words if word not in files], options.dry_run)
+        overrides = [word for word in options.words if word not in files]
+        work(*(getattr(options, name) for name in first), files, overrides, options.dry_run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -56,17 +65,23 @@ def open_store(config: Config) -> Store:
         UserError: a relative path in a submitted job.
     """
     from pmm_ray.artefacts import Store
+
+    return Store(lasting_folder(config.store, "store"))
+
+
+def lasting_folder(where: str, key: str) -> Path:
+    """The folder `where`, which need not exist, for results. `key` is what the user named it by.
+
+    Raises:
+        UserError: a relative path in a submitted job.
+    """
     from pmm_ray.places import Remote, place
 
-    root = place(config.store)
-    if isinstance(root, Remote):
-        return Store(root)
+    folder = place(where)
     # A submitted job runs in a copy of its working directory that Ray throws away.
-    if not root.is_absolute() and "working_dir_files" in Path.cwd().parts:
-        raise UserError(
-            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}, or a URL"
-        )
-    return Store(root.resolve())
+    if not isinstance(folder, Remote) and not folder.is_absolute() and "working_dir_files" in Path.cwd().parts:
+        raise UserError(f"{key}={where}: a submitted job needs an absolute path, e.g. {key}=/data/{where}, or a URL")
+    return folder.resolve()
 
 
 def load_data(config: Config) -> Dataset:
@@ -104,14 +119,28 @@ def protocol(config: Config, data: Dataset) -> str:
     return f"{data.name}. {'; '.join(parts)}. 'best' was chosen on that ground truth."
 
 
-def tell_problems(data: Dataset, run: Runner) -> None:
-    """List the images that could not be used."""
-    lines = [f"{problem.name}: {problem.why}" for problem in data.problems]
-    lines += [f"{failure.image} ({failure.stage}): {failure.why}" for failure in run.failures]
+def tell_network(network: Network) -> None:
+    """Say where a trained network is, and how to use it."""
+    from pmm_ray.config import PredictConfig
+    from pmm_ray.flat import text
+    from pmm_ray.stages.stage import MODEL
+
+    file, usual = str(network.model.path / MODEL), PredictConfig()
+    changes = [f"predict.{name}={text(value)}" for name, value in network.predict if value != getattr(usual, name)]
+    print(f"\nnetwork ({network.title}): {file}\nmasks of other photos by it:")
+    print(f"  python -m pmm_ray.predict {shlex.quote(file)} PHOTOS OUT {shlex.join(changes)}".rstrip())
+
+
+def tell_problems(
+    problems: Iterable[Problem], failures: Iterable[Failure], *, more: str = "the stages' manifest.json"
+) -> None:
+    """List the images that could not be used; `more` has all of them where they are many."""
+    lines = [f"{problem.name}: {problem.why}" for problem in problems]
+    lines += [f"{failure.image} ({failure.stage}): {failure.why}" for failure in failures]
     if lines:
         print(f"\n{len(lines)} images or entries were left out:", *lines[:50], sep="\n  ")
         if len(lines) > 50:
-            print(f"  ... and {len(lines) - 50} more, in the stages' manifest.json")
+            print(f"  ... and {len(lines) - 50} more, in {more}")
 
 
 def _interrupt(number: int, frame: object) -> None:

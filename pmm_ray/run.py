@@ -64,7 +64,7 @@ def _run(config: Config) -> None:
         last.callback(run.close)
         scores = RECIPES[config.recipe](run, config, data)
         _report(config, data, scores, handle)
-    tell_problems(data, run)
+    tell_problems(data.problems, run.failures)
 
 
 def _plan(config: Config, data: Dataset) -> list[Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pmm_ray.config import Config, SweepConfig
+from pmm_ray.config import ApplicationConfig, Config, Section, SweepConfig
 from pmm_ray.errors import UserError
 from pmm_ray.places import place
 
@@ -27,13 +27,16 @@ def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
         UserError: a file is missing or no mapping, a key does not exist (with the nearest one), or a value is out of
             its type or bounds; the message names the key and where it was set.
     """
-    tree: Tree = {}
-    origin: dict[str, str] = {}
-    for file in files:
-        _merge(tree, _read(file), origin, source=file)
-    for override in overrides:
-        _override(tree, override, origin)
-    return build(tree, origin)
+    return build(*_merged(((file, _read(file)) for file in files), overrides))
+
+
+def load_application(files: Sequence[str], overrides: Sequence[str]) -> ApplicationConfig:
+    """The same for `pmm_ray.predict`, whose keys are its own.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return _validated(ApplicationConfig, *_merged(((file, _read(file)) for file in files), overrides))
 
 
 def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, SweepConfig, Tree]:
@@ -55,12 +58,7 @@ def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, 
         if not isinstance(base, list) or not all(isinstance(one, str) for one in base):
             raise UserError(f"{file}: base: a list of config files, got {base!r}")
         trees = {one: _read(one) for one in base} | trees
-    tree: Tree = {}
-    origin: dict[str, str] = {}
-    for file, read in trees.items():
-        _merge(tree, read, origin, source=file)
-    for override in overrides:
-        _override(tree, override, origin)
+    tree, origin = _merged(trees.items(), overrides)
     if "base" in tree:
         raise UserError("base: it stands in the sweep file; give other config files after that one")
     sweep = tree.pop("sweep", None) or {}
@@ -97,11 +95,14 @@ def _validated(model: type[M], tree: Mapping[str, Any], origin: Mapping[str, str
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain({**item, "loc": (*filter(None, [prefix]), *item["loc"])}, origin) for item in error.errors()]
+        alone = model is ApplicationConfig
+        known = [name for name, _ in (all_keys(model) if alone else (*all_keys(), *all_keys(SweepConfig, "sweep.")))]
+        items = ({**item, "loc": (*filter(None, [prefix]), *item["loc"])} for item in error.errors())
+        lines = [_explain(item, origin, known) for item in items]
         raise UserError("\n".join(lines)) from None
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Section) -> str:
     """The resolved config as a YAML file that `load` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -134,6 +135,17 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> str:
         hints = "; ".join(filter(None, [_choices(field.annotation), _bounds(field)]))
         lines.append(f"  {key}={value}\n      {field.description}{f' [{hints}]' if hints else ''}")
     return "\n".join(lines).lstrip("\n")
+
+
+def _merged(trees: Iterable[tuple[str, Tree]], overrides: Sequence[str]) -> tuple[Tree, dict[str, str]]:
+    """The trees of files left to right, then overrides, as one tree; and where each dotted key was set."""
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    for file, read in trees:
+        _merge(tree, read, origin, source=file)
+    for override in overrides:
+        _override(tree, override, origin)
+    return tree, origin
 
 
 def _read(file: str) -> Tree:
@@ -188,7 +200,7 @@ def _whole() -> frozenset[str]:
     return frozenset(key for key, field in all_keys() if get_origin(field.annotation) is dict)
 
 
-def _explain(error: Any, origin: Mapping[str, str]) -> str:
+def _explain(error: Any, origin: Mapping[str, str], known: Sequence[str]) -> str:
     # A union adds the name of its branch to the path: keep the longest part of it that somebody wrote.
     parts = [str(part) for part in error["loc"]]
     written = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in origin), "")
@@ -196,8 +208,9 @@ def _explain(error: Any, origin: Mapping[str, str]) -> str:
     where = f" ({origin[key]})" if key in origin else ""
     if error["type"] == "extra_forbidden":
         # An unknown section is reported without its keys; what was written below it says best what was meant.
-        full = next((name for name in origin if name.startswith(f"{key}.")), key)
-        return f"{full}: no such key{where}{_suggest(full)}; --help lists them all"
+        below = [name for name in origin if name.startswith(f"{key}.")]
+        full = max(below, key=lambda name: name.count("."), default=key)
+        return f"{full}: no such key{where}{_suggest(full, known)}; --help lists them all"
     if error["type"] == "model_type":
         return f"{key}: a section, give {key}.<name>=value{where}"
     if error["type"] == "value_error":
@@ -205,8 +218,7 @@ def _explain(error: Any, origin: Mapping[str, str]) -> str:
     return f"{key}: {error['msg']}, got {error['input']!r}{where}"
 
 
-def _suggest(key: str) -> str:
-    known = [name for name, _ in (*all_keys(), *all_keys(SweepConfig, "sweep."))]
+def _suggest(key: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = key.rpartition(".")[2]
     near = near or [name for name in known if name.rpartition(".")[2] == leaf]

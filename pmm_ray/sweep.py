@@ -80,7 +80,7 @@ def _run(sweep: Sweep) -> None:
         finally:
             run.close()
         tell_results(sweep, record, handle)
-    tell_problems(sweep.data, run)
+    tell_problems(sweep.data.problems, run.failures)
 
 
 if __name__ == "__main__":
