@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, protocol, run_command, tell_problems
+from pmm_ray.command import load_data, open_store, protocol, run_command, tell_network, tell_problems
 
 if TYPE_CHECKING:
     from pmm_ray.config import Config
@@ -64,6 +64,8 @@ def _run(config: Config) -> None:
         last.callback(run.close)
         scores = RECIPES[config.recipe](run, config, data)
         _report(config, data, scores, handle)
+    if run.networks:
+        tell_network(run.networks[-1])
     tell_problems(data.problems, run.failures)
 
 
