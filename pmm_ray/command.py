@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,32 +15,40 @@ from pmm_ray.errors import UserError
 if TYPE_CHECKING:
     from pmm_ray.artefacts import Store
     from pmm_ray.config import Config
-    from pmm_ray.data.dataset import Dataset
-    from pmm_ray.pipeline import Runner, Step
+    from pmm_ray.data.dataset import Dataset, Problem
+    from pmm_ray.pipeline import Failure, Network, Step
 
 
 def run_command(
     arguments: Sequence[str] | None,
-    work: Callable[[list[str], list[str], bool], None],
+    work: Callable[..., None],
     *,
     program: str,
     usage: str,
     keys: Callable[[], str],
+    first: Mapping[str, str] = {},
 ) -> int:
     """Parse a command line of config files, overrides and --dry-run, and call `work(files, overrides, dry_run)`.
+
+    `first` names words that must come before those, with their meaning, and `work` gets them first too.
 
     Returns:
         The exit code: 0 done, 1 an error the user can mend, 130 interrupted.
     """
     parser = argparse.ArgumentParser(program, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.epilog = f"keys, with their defaults:\n\n{keys()}"
-    parser.add_argument("words", nargs="*", metavar="FILE.yaml | section.key=value", help="settings, in any order")
+    for name, meaning in first.items():
+        parser.add_argument(name, help=meaning)
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="FILE.yaml | section.key=value", help="settings, in any order"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the settings and what would run, and stop")
     options = parser.parse_intermixed_args(arguments)
     files = [word for word in options.words if word.endswith((".yaml", ".yml"))]
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        work(files, [word for word in options.words if word not in files], options.dry_run)
+        overrides = [word for word in options.words if word not in files]
+        work(*(getattr(options, name) for name in first), files, overrides, options.dry_run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -56,17 +65,23 @@ def open_store(config: Config) -> Store:
         UserError: a relative path in a submitted job.
     """
     from pmm_ray.artefacts import Store
+
+    return Store(lasting_folder(config.store, "store"))
+
+
+def lasting_folder(where: str, key: str) -> Path:
+    """The folder `where`, which need not exist, for results. `key` is what the user named it by.
+
+    Raises:
+        UserError: a relative path in a submitted job.
+    """
     from pmm_ray.places import Remote, place
 
-    root = place(config.store)
-    if isinstance(root, Remote):
-        return Store(root)
+    folder = place(where)
     # A submitted job runs in a copy of its working directory that Ray throws away.
-    if not root.is_absolute() and "working_dir_files" in Path.cwd().parts:
-        raise UserError(
-            f"store={config.store}: a submitted job needs an absolute path, e.g. store=/data/{config.store}, or a URL"
-        )
-    return Store(root.resolve())
+    if not isinstance(folder, Remote) and not folder.is_absolute() and "working_dir_files" in Path.cwd().parts:
+        raise UserError(f"{key}={where}: a submitted job needs an absolute path, e.g. {key}=/data/{where}, or a URL")
+    return folder.resolve()
 
 
 def load_data(config: Config) -> Dataset:
@@ -82,7 +97,7 @@ def load_data(config: Config) -> Dataset:
     if isinstance(store.root, Remote):
         store.root.check()
     data = load_dataset(cache=store.digests, **dict(config.data))
-    _tell("entries of the data set were left out", [f"{problem.name}: {problem.why}" for problem in data.problems])
+    tell_problems(data.problems)
     return data
 
 
@@ -112,10 +127,28 @@ def tell_plan(steps: Iterable[Step]) -> None:
         print(f"{'done     ' if step.was_done else 'would run'}  {step.title:<60} {step.artefact.path}")
 
 
-def tell_failures(run: Runner) -> None:
-    """List the images that stages could not use."""
-    lines = [f"{failure.image} ({failure.stage}): {failure.why}" for failure in run.failures]
-    _tell("images were left out", lines, rest=", in the stages' manifest.json")
+def tell_network(network: Network) -> None:
+    """Say where a trained network is, and how to use it."""
+    from pmm_ray.config import PredictConfig
+    from pmm_ray.flat import text
+    from pmm_ray.stages.stage import MODEL
+
+    file, usual = str(network.model.path / MODEL), PredictConfig()
+    changes = [f"predict.{name}={text(value)}" for name, value in network.predict if value != getattr(usual, name)]
+    print(f"\nnetwork ({network.title}): {file}\nmasks of other photos by it:")
+    print(f"  python -m pmm_ray.predict {shlex.quote(file)} PHOTOS OUT {shlex.join(changes)}".rstrip())
+
+
+def tell_problems(problems: Iterable[Problem]) -> None:
+    """List what a data set holds that cannot be used."""
+    lines = [f"{problem.name}: {problem.why}" for problem in problems]
+    _tell("entries of the data set were left out", lines)
+
+
+def tell_failures(failures: Iterable[Failure], *, more: str = "the stages' manifest.json") -> None:
+    """List the images that stages could not use; `more` has all of them where they are many."""
+    lines = [f"{failure.image} ({failure.stage}): {failure.why}" for failure in failures]
+    _tell("images were left out", lines, rest=f", in {more}")
 
 
 def _tell(what: str, lines: Sequence[str], *, rest: str = "") -> None:

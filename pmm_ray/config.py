@@ -245,12 +245,13 @@ class CamConfig(Section):
     infer: CamInferConfig = CamInferConfig()
 
 
+CrfPreset = Literal["ppg", "baseline", "rrm_train", "rrm_infer", "segmentation", "irn"]
+
+
 class CrfConfig(Section):
     """Dense CRF: a preset, any of whose numbers may be replaced."""
 
-    preset: Literal["ppg", "baseline", "rrm_train", "rrm_infer", "segmentation", "irn"] = Field(
-        "ppg", description="named constants of the published codes"
-    )
+    preset: CrfPreset = Field("ppg", description="named constants of the published codes")
     gaussian_sxy: Positive | None = Field(
         None, description="Gaussian kernel: spatial width, pixels; null: the preset's"
     )
@@ -621,3 +622,17 @@ class Config(Section):
     ablation: AblationConfig = AblationConfig()
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=NEUTRAL)
     tracking: TrackingConfig = Field(TrackingConfig(), json_schema_extra=NEUTRAL)
+
+
+class ApplicationConfig(Section):
+    """A trained network applied to photos: `pmm_ray.predict`."""
+
+    predict: PredictConfig = PredictConfig()
+    crf: Literal["none", CrfPreset] = Field(
+        "none",
+        description="dense CRF after the network; 'val + CRF' in the tables is 'segmentation' (RRM: 'rrm_infer')",
+    )
+    overlays: int = Field(
+        8, ge=0, description="photos to show with their masks in overlays.png; 0: no picture", json_schema_extra=NEUTRAL
+    )
+    cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra=NEUTRAL)

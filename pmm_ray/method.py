@@ -10,7 +10,7 @@ from pmm_ray.artefacts import Artefact, Folder
 from pmm_ray.config import CamTrainConfig, Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
-from pmm_ray.pipeline import Runner
+from pmm_ray.pipeline import Network, Runner
 from pmm_ray.report.tables import FREQUENT, PUS_ACTIVE
 from pmm_ray.stages.stage import snapshot
 
@@ -116,6 +116,8 @@ class Method:
         model = self.run("train_seg", title=title, **self._training(masks, pus))
         active = {PUS_ACTIVE: model.facts["pus_active"]} if model.done and pus.variant != "none" else {}
         model = self._best_on_val(model, title=title) if choose else model
+        if masks.stage != "truth_masks":  # ground truth makes an upper bound, not a network to use
+            self.run.networks.append(Network(title, model, self.config.seg.predict))
         crf = CrfConfig(preset="segmentation") if self.config.eval.crf else None
         return model, self._score_on_val(model, title=title, predict=self.config.seg.predict, crf=crf) | active
 
@@ -184,6 +186,7 @@ class Method:
             train=rrm.train,
             labels=rrm.labels,
         )
+        self.run.networks.append(Network(title, model, rrm.predict))
         crf = rrm.crf if self.config.eval.crf else None
         return model, self._score_on_val(model, title=title, predict=rrm.predict, crf=crf)
 

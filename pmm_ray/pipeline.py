@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Fingerprinted, Store, digest_file
-from pmm_ray.config import Config, NetConfig, Section
-from pmm_ray.errors import SettingError, within
+from pmm_ray.config import Config, NetConfig, PredictConfig, Section
+from pmm_ray.errors import SettingError, UserError, within
 from pmm_ray.places import Remote, place
 from pmm_ray.stages.stage import Context, snapshot
 from pmm_ray.tracking import RunHandle
@@ -35,6 +35,15 @@ class Failure:
     stage: str
     image: str
     why: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A segmentation network that the run has trained, and how it was made to predict."""
+
+    title: str
+    model: Artefact
+    predict: PredictConfig
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Runner:
     dry: bool = False
     steps: list[Step] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
     _ray: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _tags: dict[str, str] = field(default_factory=dict)
 
@@ -80,7 +90,7 @@ class Runner:
             if work.artefact.done:
                 say(f"{title}: done before")
             else:
-                with _only_one(work.artefact, title):
+                with only_one(work.artefact.path, title):
                     if not work.artefact.done:
                         self._make(work, handle)
             facts = work.artefact.facts
@@ -97,7 +107,7 @@ class Runner:
         place = work.artefact.path
         found = Artefact(stage, f"{work.artefact.fingerprint}/{epoch}", snapshot(place, epoch).parent)
         if not snapshot(place, epoch).is_file():
-            with self._recorded(work) as handle, _only_one(work.artefact, title):
+            with self._recorded(work) as handle, only_one(work.artefact.path, title):
                 self._run_stage(work, handle, until=epoch)
         return found
 
@@ -174,21 +184,25 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(artefact: Artefact, title: str) -> Iterator[None]:
-    """Two runs that share a store must not make the same artefact at once: the second waits, then finds it done.
+def only_one(folder: Path, title: str) -> Iterator[None]:
+    """Two runs must not make the same folder at once, such as an artefact: the second waits, then finds it done.
 
     Object storage has no locks. There both make it, which costs time and nothing else: every file is put whole, and
     what both put is the same.
     """
-    if isinstance(artefact.path, Remote):
+    if isinstance(folder, Remote):
         yield
         return
-    artefact.path.mkdir(parents=True, exist_ok=True)
-    with Path(artefact.path / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = Path(folder / ".lock").open("w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); give a folder that can") from None
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{title}: another run is making {artefact.path}; waiting for it")
+            say(f"{title}: another run is making {folder}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

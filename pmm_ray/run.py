@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pmm_ray import settings
-from pmm_ray.command import load_data, open_store, protocol, run_command, tell_failures, tell_plan
+from pmm_ray.command import load_data, open_store, protocol, run_command, tell_failures, tell_network, tell_plan
 
 if TYPE_CHECKING:
     from pmm_ray.config import Config
@@ -63,7 +63,9 @@ def _run(config: Config) -> None:
         last.callback(run.close)
         scores = RECIPES[config.recipe](run, config, data)
         _report(config, data, scores, handle)
-    tell_failures(run)
+    if run.networks:
+        tell_network(run.networks[-1])
+    tell_failures(run.failures)
 
 
 def _load(config: Config) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pmm_ray.config import Config, SweepConfig
+from pmm_ray.config import ApplicationConfig, Config, Section, SweepConfig
 from pmm_ray.errors import UserError
 from pmm_ray.places import place
 
@@ -27,16 +27,21 @@ def load(files: Sequence[str], overrides: Sequence[str]) -> Config:
         UserError: a file is missing, no mapping, or a sweep's; a key does not exist (with the nearest one), or a value
             is out of its type or bounds; the message names the key and where it was set.
     """
-    tree: Tree = {}
-    origin: dict[str, str] = {}
-    for file in files:
-        found = _read(file)
-        if found.keys() & {"sweep", "base"}:
+    trees = {file: _read(file) for file in files}
+    for file, read in trees.items():
+        if read.keys() & {"sweep", "base"}:
             raise UserError(f"{file}: this is a sweep file: python -m pmm_ray.sweep {file} ...")
-        _merge(tree, found, origin, source=file)
-    for override in overrides:
-        _override(tree, override, origin)
-    return build(tree, origin)
+    return build(*_merged(trees.items(), overrides))
+
+
+def load_application(files: Sequence[str], overrides: Sequence[str]) -> ApplicationConfig:
+    """The same for `pmm_ray.predict`, whose keys are its own.
+
+    Raises:
+        UserError: as `load`.
+    """
+    tree, origin = _merged(((file, _read(file)) for file in files), overrides)
+    return _validated(ApplicationConfig, tree, origin, known=[name for name, _ in all_keys(ApplicationConfig)])
 
 
 def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, SweepConfig, Tree]:
@@ -58,12 +63,7 @@ def load_sweep(files: Sequence[str], overrides: Sequence[str]) -> tuple[Config, 
         if not isinstance(base, list) or not all(isinstance(one, str) for one in base):
             raise UserError(f"{file}: base: a list of config files, got {base!r}")
         trees = {one: _read(one) for one in base} | trees
-    tree: Tree = {}
-    origin: dict[str, str] = {}
-    for file, read in trees.items():
-        _merge(tree, read, origin, source=file)
-    for override in overrides:
-        _override(tree, override, origin)
+    tree, origin = _merged(trees.items(), overrides)
     if "base" in tree:
         raise UserError("base: it stands in the sweep file; give other config files after that one")
     sweep = tree.pop("sweep", None) or {}
@@ -112,7 +112,7 @@ def _validated(
         raise UserError("\n".join(lines.values())) from None
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Section) -> str:
     """The resolved config as a YAML file that `load` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -149,6 +149,17 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> str:
         hints = "; ".join(filter(None, [_choices(field.annotation), _bounds(field)]))
         lines.append(f"  {key}={value}\n      {field.description}{f' [{hints}]' if hints else ''}")
     return "\n".join(lines).lstrip("\n")
+
+
+def _merged(trees: Iterable[tuple[str, Tree]], overrides: Sequence[str]) -> tuple[Tree, dict[str, str]]:
+    """The trees of files left to right, then overrides, as one tree; and where each dotted key was set."""
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    for file, read in trees:
+        _merge(tree, read, origin, source=file)
+    for override in overrides:
+        _override(tree, override, origin)
+    return tree, origin
 
 
 def _read(file: str) -> Tree:
@@ -229,7 +240,8 @@ def _explain(key: str, error: Any, origin: Mapping[str, str], known: Sequence[st
     where = f" ({origin[key]})" if key in origin else ""
     if error["type"] == "extra_forbidden":
         # An unknown section is reported without its keys; what was written below it says best what was meant.
-        full = next((name for name in origin if name.startswith(f"{key}.")), key)
+        below = [name for name in origin if name.startswith(f"{key}.")]
+        full = max(below, key=lambda name: name.count("."), default=key)
         return f"{full}: no such key{where}{_suggest(full, known)}; --help lists them all"
     if error["type"] == "model_type":
         return f"{key}: a section, give {key}.<name>=value{where}"

@@ -103,7 +103,7 @@ def _run(sweep: Sweep) -> None:
         finally:
             run.close()
         tell_results(sweep, record, handle)
-    tell_failures(run)
+    tell_failures(run.failures)
 
 
 if __name__ == "__main__":

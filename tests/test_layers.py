@@ -21,10 +21,10 @@ FLOORS = (
     ("config", "artefacts", "cluster", "tracking", "report", "settings"),
     ("stages",),
     ("pipeline",),
-    ("method",),
+    ("method", "application"),
     ("recipes", "search"),
     ("command",),
-    ("run", "sweep"),
+    ("run", "sweep", "predict"),
 )
 
 

@@ -1,12 +1,14 @@
 """What the recipes' building blocks tell MLflow."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from pmm_ray.artefacts import Store
-from pmm_ray.config import Config
-from pmm_ray.method import Method, Score
+from pmm_ray.artefacts import Artefact, Store
+from pmm_ray.config import Config, RrmConfig
+from pmm_ray.method import NO_PUS, Method, Score
 from pmm_ray.pipeline import Runner
-from pmm_ray.tracking import open_tracker
+from pmm_ray.tracking import RunHandle, open_tracker
 
 
 @pytest.fixture
@@ -22,6 +24,16 @@ def runs(tmp_path):
         return {run.info.run_name: run for run in MlflowClient(tracker.uri).search_runs([tracker.experiment_id])}
 
     return recorded
+
+
+def test_the_networks_to_use_are_those_that_saw_no_ground_truth(tmp_path):
+    run = Runner(Config(), Store(tmp_path), RunHandle(), dry=True)
+    train = SimpleNamespace(photos=SimpleNamespace(fingerprint="p"))
+    it = Method(run, Config(), data=SimpleNamespace(train=train, val=None), seed=0)
+    model, _ = it.segmentation(Artefact("make_masks", "m", tmp_path), NO_PUS, title="segmentation")
+    joint, _ = it.rrm_network(RrmConfig(), title="RRM")
+    it.segmentation(Artefact("truth_masks", "t", tmp_path), NO_PUS, title="upper bound")
+    assert [(network.title, network.model) for network in run.networks] == [("segmentation", model), ("RRM", joint)]
 
 
 def test_columns_become_metrics_in_groups_by_names_that_mlflow_takes():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from tiny_run import run_here
 
+from pmm_ray import predict
 from pmm_ray.config import ReliableConfig, RrmConfig
 from pmm_ray.pipeline import Runner
 from pmm_ray.recipes import rrm_variants
@@ -63,6 +65,25 @@ def test_the_ablation_has_a_line_for_each_part_and_its_table_says_whose_masks_we
     assert "train masks of a network in one step are its own" in table
     cells = next(line for line in table.splitlines() if "RRM, one step" in line).split("|")[2:-1]
     assert len(cells) == 3 and all(0 <= float(cell) <= 100 for cell in cells)
+
+
+def test_the_run_ends_with_a_line_that_makes_masks_of_photos_as_it_did_itself(ablation, tmp_path):
+    folder, output = ablation
+    assert "network (RRM, two steps)" in output
+    words = shlex.split(next(line for line in output.splitlines() if "pmm_ray.predict" in line))
+    assert words[:3] == ["python", "-m", "pmm_ray.predict"] and words[4:6] == ["PHOTOS", "OUT"]
+    entries = (folder / "shapes/ImageSets/Segmentation/val.txt").read_text().split()
+    photos = tmp_path / "val.txt"
+    photos.write_text("".join(f"{folder}/shapes/JPEGImages/{entry}.jpg\n" for entry in entries))
+    for number, model in enumerate((words[3], *(folder / "store").glob("train_rrm/*/model.pt"))):
+        here = ("cluster={infer_workers: 0, gpu: 'no'}", "overlays=0")
+        assert predict.main([str(model), str(photos), str(tmp_path / str(number)), *words[6:], *here]) == 0
+        made = {path.name: path.read_bytes() for path in (tmp_path / str(number)).rglob("masks/**/*.png")}
+        by_the_run = [
+            {path.name: path.read_bytes() for path in out.glob("*.png")}
+            for out in (folder / "store").glob("predict_masks/*/raw")
+        ]
+        assert len(made) == 3 and made in by_the_run
 
 
 def test_the_ablation_also_has_the_published_labels_where_others_are_set():

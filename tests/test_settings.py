@@ -70,6 +70,19 @@ def test_a_key_has_one_line_in_words_that_are_not_pydantics(override):
         assert word not in str(error.value)
 
 
+def test_an_application_has_keys_of_its_own_and_suggests_no_others():
+    config = settings.load_application([], ["predict.scales=[1]", "crf=segmentation"])
+    assert (config.predict.scales, config.crf) == ((1.0,), "segmentation")
+    for override, mend in (
+        ("seg.predict.flip=no", "predict.flip"),
+        ("cluster.train_worker=0", "cluster.train_workers"),
+    ):
+        with pytest.raises(UserError, match=f"did you mean {mend}\\?"):
+            settings.load_application([], [override])
+    with pytest.raises(UserError, match=r"masks\.alpha: no such key \(command line\); --help lists"):
+        settings.load_application([], ["masks.alpha=3"])
+
+
 def test_an_error_names_the_file_that_holds_the_key(tmp_path):
     good = write(tmp_path / "good.yaml", "masks: {s: 0.1}")
     bad = write(tmp_path / "bad.yaml", "masks: {sss: 0.1}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pmm_ray.files import atomic_path, make_folder, readable, remove_tree, write_atomic
@@ -62,6 +63,14 @@ class Journal:
         """Write one more part."""
         write_table(pa.concat_tables(tables), self._parts / f"part-{self._next:06d}-{self._writer}.parquet")
         self._next += 1
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all rows but those of `names`: they will be done again."""
+        known = self.read()
+        kept = known.filter(pc.is_in(known["name"], value_set=pa.array(list(names), pa.string())))
+        if kept.num_rows < known.num_rows:
+            write_table(kept, self._folder / ROWS_FILE)
+            remove_tree(self._parts)
 
     def finish(self, names: Sequence[str]) -> pa.Table:
         """Merge to `rows.parquet`, one row for each of `names` in that order, drop the parts and return the table."""

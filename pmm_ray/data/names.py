@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from pmm_ray.data.images import IMAGE_SUFFIXES
@@ -54,26 +54,30 @@ def _objects(folder: Remote, suffixes: Collection[str], barred: Collection[Path]
             yield "/".join(parts)
 
 
-class ImageIndex:
-    """The images below a folder. `names` maps each relative path to the image's name.
+def image_names(paths: Iterable[str], problems: Problems) -> dict[str, str]:
+    """Relative path -> name of each image.
 
     A name is the path without its suffix; where two images share it (a.jpg and a.png) theirs keep the suffix, so a
     name is always one image. Files whose name no other tool could write are left out and noted in `problems`.
     """
+    usable = []
+    for path in paths:
+        if why := _unusable(path):
+            problems.add(path, why, group="file name cannot be used")
+        else:
+            usable.append(path)
+    return _unique_names(usable)
+
+
+class ImageIndex:
+    """The images below a folder. `names` maps each relative path to the image's name; see `image_names`."""
 
     def __init__(self, folder: Path, problems: Problems, *, skip: Collection[Path] = ()) -> None:
         self.folder = folder
-        paths = []
-        for path in listing(folder, IMAGE_SUFFIXES, skip=skip):
-            why = _unusable(path)
-            if why:
-                problems.add(path, why, group="file name cannot be used")
-            else:
-                paths.append(path)
-        self.names = _unique_names(paths)
+        self.names = image_names(listing(folder, IMAGE_SUFFIXES, skip=skip), problems)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_file: dict[str, list[str]] = defaultdict(list)
-        for path in paths:
+        for path in self.names:
             self._by_stem[stem(path)].append(path)
             base = PurePosixPath(path).name
             for key in {base, stem(base)}:

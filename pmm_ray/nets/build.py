@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -142,6 +143,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 """What rebuilds a model file of each kind."""
 
+_NO_MODEL = "no model of this package, or a damaged one: give the model.pt that a training left"
+
 
 def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     """Write a model that `load_model` rebuilds without a download: `net` holds the builder's arguments but `weights`.
@@ -155,13 +158,32 @@ def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, An
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The module in `path`, in eval mode on the CPU, and what else was saved: kind, net, mean, std, classes, facts."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such model")
-    info = torch.load(readable(path), map_location="cpu", weights_only=True)
+    info = _read_model(path)
     state = info.pop("state")
     module = _BUILDERS[info["kind"]](weights="none", **info["net"])
     module.load_state_dict(state)
     return module.eval(), info
+
+
+def model_info(path: Path) -> dict[str, Any]:
+    """What was saved with the model in `path`, without building it: kind, net, mean, std, classes, facts.
+
+    Raises:
+        UserError: there is no such file, or it is no model of this package.
+    """
+    return {name: value for name, value in _read_model(path).items() if name != "state"}
+
+
+def _read_model(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such model")
+    try:
+        info = torch.load(readable(path), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: {_NO_MODEL} ({type(error).__name__})") from error
+    if not isinstance(info, dict) or info.get("kind") not in _BUILDERS or "state" not in info:
+        raise UserError(f"{path}: {_NO_MODEL}")
+    return info
 
 
 def check_network(kind: str, *, weights: str, **net: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pmm_ray.artefacts import Artefact
 from pmm_ray.config import MasksConfig
@@ -51,14 +52,43 @@ def draw_overlays(
     Returns:
         {"pictures": names drawn, "failed": [[name, why], ...]}.
     """
+    drawn, failed = draw_sheets(
+        photos=photos, cams=cams, masks=masks, folder=folder, truth=truth, count=count, matting=matting
+    )
+    for name, sheet, panel in drawn:
+        _log(sheet, _file_name(name), context)
+        write_picture(panel, context.out / "panels" / f"{name}.png")
+    if drawn:
+        _log(contact_sheet(sheet for _, sheet, _ in drawn), "contact.png", context)
+    return {"pictures": [name for name, _, _ in drawn], "failed": failed}
+
+
+class Drawn(NamedTuple):
+    """A photo's overlay sheet, and its mask alone, small: (h, w, 3) uint8 RGB each."""
+
+    name: str
+    sheet: Picture
+    panel: Picture
+
+
+def draw_sheets(
+    *,
+    photos: Photos,
+    cams: Artefact | None,
+    masks: Artefact,
+    folder: str,
+    truth: Truth | None,
+    count: int,
+    matting: MasksConfig | None = None,
+) -> tuple[list[Drawn], list[list[str]]]:
+    """The pictures that the stage writes, in the photos' order; and [name, why] of images that cannot be drawn."""
     of_mask = mask_paths(masks, folder)
     chosen = sample([photo for photo in photos.photos if photo.name in of_mask], count)
     places = [] if cams is None else cam_places(cams, photos)
     of_cam = {photo.name: place for photo, place in zip(photos.photos, places, strict=False)}
     aspect = common_aspect(sizes.values()) if (sizes := _sizes(chosen)) else None
-    drawn: list[str] = []
+    drawn: list[Drawn] = []
     failed: list[list[str]] = []
-    sheets: list[Picture] = []
     for photo in chosen:
         place = of_cam.get(photo.name)
         true = None if truth is None else truth.masks.get(photo.name)
@@ -87,13 +117,8 @@ def draw_overlays(
         except (UserError, ValueError, OSError) as error:
             failed.append([photo.name, str(error)])
             continue
-        drawn.append(photo.name)
-        sheets.append(sheet)
-        _log(sheet, _file_name(photo.name), context)
-        write_picture(panel, context.out / "panels" / f"{photo.name}.png")
-    if sheets:
-        _log(contact_sheet(sheets), "contact.png", context)
-    return {"pictures": drawn, "failed": failed}
+        drawn.append(Drawn(photo.name, sheet, panel))
+    return drawn, failed
 
 
 def _sizes(photos: Sequence[Photo]) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pmm_ray import checkpoints
@@ -19,9 +18,8 @@ from pmm_ray.cluster.fit import fit, room
 from pmm_ray.config import NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
 from pmm_ray.errors import UserError
-from pmm_ray.files import readable
 from pmm_ray.nets.blame import check_name
-from pmm_ray.nets.build import save_model
+from pmm_ray.nets.build import model_info, save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.places import Remote, place
 from pmm_ray.progress import progress
@@ -50,7 +48,7 @@ def fit_model(work: Callable[..., None], settings: Mapping[str, Any], *, train: 
             )
     if not context.until:
         checkpoints.discard(context.out)
-    return torch.load(readable(model), map_location="cpu", weights_only=True)["facts"]
+    return model_info(model)["facts"]
 
 
 def network(net: NetConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pmm_ray.stages.crf import dense_crf, most_labels, with_crf
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, RAW, area_shares, mask_facts, mask_file
 from pmm_ray.stages.network import SegmentationWorker, network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors, work_on
-from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.stages.stage import MODEL, Context, Facts
 
 _ACTORS_PER_GPU_WITH_CRF = 4
 
@@ -42,15 +42,42 @@ def predict_masks(
     Raises:
         UserError: no image got a mask.
     """
+    return write_masks(
+        photos=photos,
+        model=model.path.resolve() / MODEL,
+        predict=predict,
+        label_filter=label_filter,
+        crf=crf,
+        raw=True,
+        context=context,
+    )
+
+
+def write_masks(
+    *,
+    photos: Photos,
+    model: Path,
+    predict: PredictConfig,
+    label_filter: bool,
+    crf: CrfConfig | None,
+    raw: bool,
+    context: Context,
+) -> Facts:
+    """What the stage does, with a model file wherever it is; without `raw` there is no such folder.
+
+    Raises:
+        UserError: no image got a mask.
+    """
     actors = network_actors(context.cluster, per_gpu=1 if crf is None else _ACTORS_PER_GPU_WITH_CRF)
     rows = photo_rows(photos)
     worker = partial(
         _Predictor,
-        model=model.path.resolve() / "model.pt",
+        model=model,
         actors=actors,
         predict=predict,
         label_filter=label_filter,
         crf=crf,
+        raw=raw,
         out=context.out.resolve(),
         palette=photos.classes.palette,
     )
@@ -75,11 +102,12 @@ class _Predictor(SegmentationWorker):
         predict: PredictConfig,
         label_filter: bool,
         crf: CrfConfig | None,
+        raw: bool,
         out: Path,
         palette: tuple[tuple[int, int, int], ...],
     ):
         super().__init__(model=model, actors=actors, predict=predict, label_filter=label_filter)
-        self._crf, self._out, self._palette = crf, out, palette
+        self._crf, self._raw, self._out, self._palette = crf, raw, out, palette
 
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         start = time.monotonic()
@@ -103,7 +131,8 @@ class _Predictor(SegmentationWorker):
         ids = np.arange(len(probabilities), dtype=np.uint8) if kept is None else np.array(kept, np.uint8)
         probabilities = probabilities / np.maximum(probabilities.sum(axis=0), np.finfo(np.float32).tiny)
         mask = ids[probabilities.argmax(axis=0)]
-        write_label(mask_file(self._out, RAW, row["name"]), mask, self._palette)
+        if self._raw:
+            write_label(mask_file(self._out, RAW, row["name"]), mask, self._palette)
         if self._crf is not None:
             mask = ids[dense_crf(image, self._crf).multilabel(probabilities).argmax(axis=0)]
         write_label(mask_file(self._out, MASKS, row["name"]), mask, self._palette)

@@ -54,6 +54,18 @@ def test_a_row_nobody_reported_is_an_error_not_a_gap(anywhere):
         journal.finish(["a", "b"])
 
 
+def test_rows_that_are_not_kept_are_forgotten_wherever_they_stood(anywhere):
+    journal = Journal(anywhere, FACTS)
+    journal.append([rows(a=1, b=2)])
+    journal.finish(["a", "b"])
+    later = Journal(anywhere, FACTS)
+    later.append([rows(b=3, c=4)])
+    later.keep(["a", "c", "never seen"])
+    assert Journal(anywhere, FACTS).read()["name"].to_pylist() == ["a", "c"]
+    later.append([rows(b=5)])
+    assert later.finish(["a", "b", "c"])["value"].to_pylist() == [1, 5, 4]
+
+
 def test_rows_no_longer_asked_for_are_dropped(anywhere):
     journal = Journal(anywhere, FACTS)
     journal.append([rows(a=1, b=2)])

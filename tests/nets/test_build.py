@@ -14,6 +14,7 @@ from pmm_ray.nets.build import (
     build_segmenter,
     check_network,
     load_model,
+    model_info,
     save_model,
 )
 from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
@@ -109,7 +110,22 @@ def test_a_model_read_back_says_the_same_and_needs_no_weights_file(anywhere: Pat
     back, info = load_model(anywhere / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert not back.training and info["classes"] == ["a", "b", "c"]
+    assert model_info(anywhere / "model.pt") == info == {"kind": "segmenter", "net": shape, "classes": ["a", "b", "c"]}
     assert torch.equal(back(images)["main"], net.eval()(images)["main"])
+
+
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path):
+    weights, text, half = tmp_path / "weights.pt", tmp_path / "text.pt", tmp_path / "half.pt"
+    torch.save({"layer": torch.zeros(3)}, weights)
+    text.write_text("not torch at all")
+    half.write_bytes(weights.read_bytes()[:300])
+    for path in (weights, text, half):
+        for read in (load_model, model_info):
+            with pytest.raises(UserError, match=rf"{path.name}: no model of this package") as error:
+                read(path)
+            assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"gone\.pt: no such model"):
+        model_info(tmp_path / "gone.pt")
 
 
 def test_weights_of_a_file_load_into_classifier_and_encoder_alike(tmp_path: Path, bucket: Remote):

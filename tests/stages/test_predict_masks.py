@@ -64,7 +64,7 @@ def softmax(model, path) -> np.ndarray:
 
 
 def worker(model, out, **settings):
-    wanted = {"predict": PLAIN, "label_filter": False, "crf": None} | settings
+    wanted = {"predict": PLAIN, "label_filter": False, "crf": None, "raw": True} | settings
     actors = Actors(workers=1, cpus=1, gpus=0)
     return _Predictor(model=model.path / "model.pt", actors=actors, out=out, palette=CLASSES.palette, **wanted)
 
@@ -84,6 +84,13 @@ def test_without_a_crf_both_folders_hold_the_argmax(tmp_path, model, photos):
         assert {k: v for k, v in found.items() if v} == dict(zip(*np.unique(expected, return_counts=True), strict=True))
     with Image.open(tmp_path / "masks" / "two.png") as png:
         assert png.mode == "P"
+
+
+def test_the_prediction_before_the_crf_is_kept_only_where_it_is_wanted(tmp_path, model, photos):
+    for raw in (True, False):
+        worker(model, tmp_path / str(raw), raw=raw)(rows_of(photos))
+    assert {path.name for path in (tmp_path / "True").iterdir()} == {"raw", "masks"}
+    assert {path.name for path in (tmp_path / "False").iterdir()} == {"masks"}
 
 
 def test_the_label_filter_keeps_background_and_the_images_classes(tmp_path, model, photos):
