@@ -28,7 +28,7 @@ def runs(tmp_path):
 
 def test_the_networks_to_use_are_those_that_saw_no_ground_truth(tmp_path):
     run = Runner(Config(), Store(tmp_path), RunHandle(), dry=True)
-    train = SimpleNamespace(photos=SimpleNamespace(fingerprint="p"))
+    train = SimpleNamespace(photos=SimpleNamespace(fingerprint="p", classes=("background", "cat")))
     it = Method(run, Config(), data=SimpleNamespace(train=train, val=None), seed=0)
     model, _ = it.segmentation(Artefact("make_masks", "m", tmp_path), NO_PUS, title="segmentation")
     joint, _ = it.rrm_network(RrmConfig(), title="RRM")
