@@ -112,14 +112,14 @@ class Folder:
         """
         root = place(path)
         if not root.is_dir():
-            raise UserError(f"{path}: no such folder; give the folder of the .npy files")
+            raise UserError(f"cam.npy={path}: no such folder; give the folder of the .npy files")
         root = root.resolve()
         if isinstance(root, Remote):
             files = sorted(root.all_files())
         else:
             files = sorted(file for file in root.rglob("*") if file.is_file())
         if not files:
-            raise UserError(f"{path}: the folder is empty; give the folder of the .npy files")
+            raise UserError(f"cam.npy={path}: the folder is empty; give the folder of the .npy files")
         hashes = ContentHashes.below(root, cache=cache).of(map(str, files))
         for file, found in hashes.items():
             if isinstance(found, OSError):

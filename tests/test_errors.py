@@ -19,7 +19,7 @@ WITHIN = ("cam", "seg", "rrm")
 
 def raised() -> list[tuple[str, str, str]]:
     """(module and line, error, dotted key) wherever the package raises an error whose text names a key."""
-    pattern = re.compile(rf"\b(?:{'|'.join((*Config.model_fields, 'sweep', 'net', 'train'))})(?:\.[a-z_]+)+")
+    pattern = re.compile(rf"\b(?:{'|'.join((*Config.model_fields, 'sweep', 'net', 'train'))})(?:\.[a-z_0-9]+)+")
     return [
         (f"{path.relative_to(PACKAGE)}:{text.lineno}", ast.unparse(error.exc.func), key)
         for path in sorted(PACKAGE.rglob("*.py"))
