@@ -51,7 +51,7 @@ class Trained:
         Raises:
             UserError: there is none, or it is a classifier.
         """
-        file = place(where).expanduser().resolve()
+        file = place(where).resolve()
         if file.is_dir():
             if not (file / MODEL).is_file():
                 raise UserError(f"{where}: no {MODEL} in this folder; give a folder below train_seg or train_rrm")

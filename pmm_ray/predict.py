@@ -43,7 +43,7 @@ def _work(model: str, photos: str, out: str, files: list[str], overrides: list[s
 
     folder = MaskFolder(lasting_folder(out, "OUT"), Trained.of(model), config)
     problems = Problems()
-    found = read_photos(place(photos).expanduser().resolve(), problems, skip=[folder.path])
+    found = read_photos(place(photos).resolve(), problems, skip=[folder.path])
     if dry_run:
         print(settings.to_yaml(config))
         print(f"{len(found)} photos, of which {len(folder.done(found))} have their mask -> {folder.masks}")

@@ -36,8 +36,8 @@ def _cycles(it: Method, cams: Artefact, masks: Artefact) -> None:
     config = it.config
     for cycle in range(config.cycles.count + 1):
         with it.run.group("cycle", cycle, seed=it.seed):
-            first = {"cams": None} if cycle else {"cams": cams, "made_by": config.masks}
-            it.overlays(it.data.train, masks=masks, **first)
+            made_by = None if cycle else config.masks
+            it.overlays(it.data.train, cams=None if cycle else cams, masks=masks, made_by=made_by)
             pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title="segmentation")
             it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)

@@ -38,8 +38,7 @@ def sure_pixels(scores: Tensor, inside: Tensor, missed: Tensor, *, high: float, 
     best, label = scores[:, 1:].max(dim=1)
     of_missed = missed.gather(1, label.flatten(1)).view_as(label)
     something_missed = missed.any(dim=1)[:, None, None]
-    sure = torch.full_like(label, UNSURE)
-    sure = torch.where((best > high) & ~of_missed, label + 1, sure)
+    sure = torch.where((best > high) & ~of_missed, label + 1, UNSURE)
     sure[(best < low) & (best.amax(dim=(1, 2), keepdim=True) > 0) & ~something_missed] = 0
     return sure.where(inside, UNSURE)
 

@@ -76,10 +76,11 @@ def kept(library: str | None = None) -> Iterator[None]:
     """
     folder = cache_folder(library)
     config: Any = numba.config
-    names = ("THREADING_LAYER", "CACHE_DIR", "CACHE_LOCATOR_CLASSES")
-    inside = ("workqueue", *(() if folder is None else (str(folder), f"{__name__}.{ByContent.__name__}")))
-    before = {name: getattr(config, name) for name in names}
-    for name, value in zip(names, inside, strict=False):
+    inside = {"THREADING_LAYER": "workqueue"}
+    if folder is not None:
+        inside |= {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": f"{__name__}.{ByContent.__name__}"}
+    before = {name: getattr(config, name) for name in inside}
+    for name, value in inside.items():
         setattr(config, name, value)
     try:
         yield

@@ -70,9 +70,7 @@ def set_scores(matrix: NDArray[np.int64], rows: Sequence[Row], photos: Photos, *
 
 
 def band_scores(rows: Sequence[Row], photos: Photos, *, boundary: float) -> dict[str, Any]:
-    """The mIoU along outlines, `miou_boundary`, and the band's width; nothing where `boundary` is 0."""
-    if not boundary:
-        return {}
+    """The mIoU along outlines, `miou_boundary`, and the band's width, of rows with the columns of `BAND`."""
     counts = [{name: row[f"band_{name}"] for name, _ in SPARSE} for row in rows]
     names = photos.classes.names
     return {"miou_boundary": scores(total(counts, num_classes=len(names)), names)["miou"], "boundary": boundary}

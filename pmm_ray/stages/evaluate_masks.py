@@ -70,7 +70,7 @@ def evaluate_masks(
     context.log.picture(picture, "iou.png")
     return {
         **figures,
-        **band_scores(found, photos, boundary=boundary),
+        **(band_scores(found, photos, boundary=boundary) if boundary else {}),
         "images": len(found),
         "without_truth": len(photos) - len(rows),
         "failed": failed,

@@ -19,7 +19,7 @@ from pmm_ray.masks.cam import normalise
 from pmm_ray.stages.cam_files import CAM_FACTS, remove_strays, write_shard
 from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors, work_on
-from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.stages.stage import MODEL, Context, Facts
 
 if TYPE_CHECKING:
     from pmm_ray.inference import View
@@ -33,7 +33,7 @@ def infer_cams(*, photos: Photos, model: Artefact, infer: CamInferConfig, contex
     """
     actors = network_actors(context.cluster)
     rows = photo_rows(photos)
-    file, out = model.path.resolve() / "model.pt", context.out.resolve()
+    file, out = model.path.resolve() / MODEL, context.out.resolve()
     table, wrong = work_on(
         rows,
         partial(_CamWorker, model=file, actors=actors, infer=infer, out=out),

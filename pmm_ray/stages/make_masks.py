@@ -104,7 +104,7 @@ def mask_setting(masks: MasksConfig) -> MaskSetting:
     return MaskSetting(
         **masks.model_dump(exclude={"crf", "trimap", "matting"}),
         crf=params_of(masks.used_crf),
-        matting=matting if masks.maker == "matting" else None,
+        matting=matting,
     )
 
 
