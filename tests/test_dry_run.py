@@ -41,7 +41,7 @@ def sweep_file(folder: Path, trial: str) -> str:
 @pytest.mark.parametrize(
     ("trial", "word", "told"),
     [
-        ("masks", "cam.npy=/nonexistent", "/nonexistent: no such folder"),
+        ("masks", "cam.npy=/nonexistent", "cam.npy=/nonexistent: no such folder"),
         ("masks", "cam.net.weights=/nope.pth", "cam.net.weights=/nope.pth: No such file"),
         ("segmentation", "seg.net.backbone=resnet5000", "seg.net.backbone=resnet5000: timm has no such model"),
     ],
