@@ -79,7 +79,7 @@ class Remote(PurePosixPath):
         """Itself, as it is absolute."""
         return self
 
-    absolute = expanduser = resolve
+    absolute = resolve
 
     def info(self) -> dict[str, Any]:
         """What the store says of it; 'type' is 'file' or 'directory' (anything below it).

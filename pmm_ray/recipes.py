@@ -33,17 +33,26 @@ def mat_label(run: Runner, config: Config, data: Dataset) -> list[Score]:
 
 def _cycles(it: Method, cams: Artefact, masks: Artefact) -> None:
     """Segmentation on masks with PUS, and on the network's own masks, cycle after cycle."""
-    config = it.config
-    for cycle in range(config.cycles.count + 1):
-        with it.run.group("cycle", cycle, seed=it.seed):
-            made_by = None if cycle else config.masks
-            it.overlays(it.data.train, cams=None if cycle else cams, masks=masks, made_by=made_by)
-            pus = config.pus if cycle == 0 or config.cycles.pus else NO_PUS
-            model, values = it.segmentation(masks, pus, title="segmentation")
-            it.record(f"cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
-            if cycle < config.cycles.count:
-                masks = it.next_masks(model)
+    with it.run.group("cycle", 0, seed=it.seed):
+        it.overlays(it.data.train, cams=cams, masks=masks, made_by=it.config.masks)
+        model, values = it.segmentation(masks, it.config.pus, title="segmentation")
+        it.record("cycle 0", it.score_masks(masks) | values, cycle=0)
+    _later_cycles(it, model, row="cycle")
     it.run.tracker.metrics(it.scores[-1].metrics())
+
+
+def _later_cycles(it: Method, model: Artefact, *, row: str, after: int = 0) -> None:
+    """Segmentation on a network's own masks, as often as asked for, in rows 'row 1', 'row 2', ...
+
+    `after` is the number of the cycle that the network is of.
+    """
+    for cycle in range(1, it.config.cycles.count + 1):
+        with it.run.group("cycle", after + cycle, seed=it.seed):
+            masks = it.next_masks(model)
+            it.overlays(it.data.train, cams=None, masks=masks)
+            pus = it.config.pus if it.config.cycles.pus else NO_PUS
+            model, values = it.segmentation(masks, pus, title=f"segmentation, cycle {cycle}")
+            it.record(f"{row} {cycle}", it.score_masks(masks) | values, cycle=after + cycle)
 
 
 def rrm(run: Runner, config: Config, data: Dataset) -> list[Score]:
@@ -107,17 +116,11 @@ def _one_step(it: Method) -> Artefact:
 
 def _second_step(it: Method, masks: Artefact) -> None:
     """A segmentation network on the masks, and the cycles that are asked for."""
-    for cycle in range(1, it.config.cycles.count + 2):
-        with it.run.group("cycle", cycle, seed=it.seed):
-            row = "RRM, two steps" if cycle == 1 else f"+ cycle {cycle - 1}"
-            pus = it.config.pus if cycle == 1 or it.config.cycles.pus else NO_PUS
-            model, values = it.segmentation(masks, pus, title=row)
-            if cycle > 1:
-                values = it.score_masks(masks) | values
-                it.overlays(it.data.train, cams=None, masks=masks)
-            it.record(row, values, cycle=cycle)
-            if cycle <= it.config.cycles.count:
-                masks = it.next_masks(model)
+    row = "RRM, two steps"
+    with it.run.group("cycle", 1, seed=it.seed):
+        model, values = it.segmentation(masks, it.config.pus, title=row)
+        it.record(row, values, cycle=1)
+    _later_cycles(it, model, row="+ cycle", after=1)
 
 
 def ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
@@ -158,13 +161,7 @@ def _segmentation_rows(it: Method, masks: Artefact) -> None:
     it.record("segmentation", values)
     model, values = it.segmentation(masks, it.config.pus, title="+ PUS")
     it.record("+ PUS", values, cycle=0)
-    for cycle in range(1, it.config.cycles.count + 1):
-        with it.run.group("cycle", cycle):
-            masks = it.next_masks(model)
-            pus = it.config.pus if it.config.cycles.pus else NO_PUS
-            model, values = it.segmentation(masks, pus, title=f"+ cycle {cycle}")
-            it.record(f"+ cycle {cycle}", it.score_masks(masks) | values, cycle=cycle)
-            it.overlays(it.data.train, cams=None, masks=masks)
+    _later_cycles(it, model, row="+ cycle")
     _upper_bound(it)
 
 

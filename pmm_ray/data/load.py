@@ -37,7 +37,7 @@ def load_dataset(
     Raises:
         UserError: the data set cannot be read at all, or nothing of it is left.
     """
-    root, cache = place(root).expanduser().resolve(), place(cache).absolute()
+    root, cache = place(root).resolve(), place(cache).absolute()
     common: dict[str, Any] = {
         "images": images,
         "masks": masks,
