@@ -141,9 +141,14 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "segmenter": build_segmenter,
     "joint": build_joint,
 }
-"""What rebuilds a model file of each kind."""
+"""What builds a network of each kind, and rebuilds it from its model file."""
 
 _NO_MODEL = "no model of this package, or a damaged one: give the model.pt that a training left"
+
+
+def build_network(kind: str, *, weights: str, **net: Any) -> nn.Module:
+    """A network of the kind 'classifier', 'segmenter' or 'joint' by its builder, which takes the other arguments."""
+    return _BUILDERS[kind](weights=weights, **net)
 
 
 def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, Any], info: Mapping[str, Any]) -> None:
@@ -160,7 +165,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The module in `path`, in eval mode on the CPU, and what else was saved: kind, net, mean, std, classes, facts."""
     info = _read_model(path)
     state = info.pop("state")
-    module = _BUILDERS[info["kind"]](weights="none", **info["net"])
+    module = build_network(info["kind"], weights="none", **info["net"])
     module.load_state_dict(state)
     return module.eval(), info
 
@@ -187,7 +192,7 @@ def _read_model(path: Path) -> dict[str, Any]:
 
 
 def check_network(kind: str, *, weights: str, **net: Any) -> None:
-    """See that a network can be built ('classifier', 'segmenter', 'joint'; the builder's arguments), once in a process.
+    """See that `build_network` can build a network, once in a process.
 
     It takes no memory and downloads nothing; of pretrained weights only a file is looked into.
 
@@ -201,7 +206,7 @@ def check_network(kind: str, *, weights: str, **net: Any) -> None:
 def _check(kind: str, weights: str, net: str) -> None:
     arguments = json.loads(net)
     with torch.device("meta"):
-        _BUILDERS[kind](weights="none" if weights == "pretrained" else weights, **arguments)
+        build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
     if weights == "pretrained" and not timm.models.is_model_pretrained(arguments["backbone"]):
         raise SettingError(f"net.weights=pretrained: timm has none of {arguments['backbone']}; give a file or 'none'")
 

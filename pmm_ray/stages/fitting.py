@@ -6,10 +6,12 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
 from torch import nn
 
 from pmm_ray import checkpoints
@@ -19,7 +21,7 @@ from pmm_ray.config import NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
 from pmm_ray.errors import UserError
 from pmm_ray.nets.blame import check_name
-from pmm_ray.nets.build import model_info, save_model
+from pmm_ray.nets.build import build_network, model_info, save_model
 from pmm_ray.nets.inputs import Colour, normalisation
 from pmm_ray.places import Remote, place
 from pmm_ray.progress import progress
@@ -73,9 +75,33 @@ def located(net: NetConfig) -> NetConfig:
     return net.model_copy(update={"weights": str(place(net.weights).resolve())})
 
 
-def inputs(net: NetConfig) -> tuple[Colour, Colour]:
-    """Mean and std of the network's input, RGB in [0, 1]."""
-    return normalisation(backbone=net.backbone, mean=net.mean, std=net.std)
+@dataclass(frozen=True)
+class Trainee:
+    """A network that is to be trained, and what its model file has to say of it.
+
+    `kind` and `shape`, the builder's arguments but the weights, tell how to build it again; `mean` and `std`, RGB in
+    [0, 1], how to feed it; `classes` are the names of the ids 0..C.
+    """
+
+    module: Any
+    kind: str
+    shape: Mapping[str, Any]
+    mean: Colour
+    std: Colour
+    classes: tuple[str, ...]
+
+    @classmethod
+    def built(cls, kind: str, shape: Mapping[str, Any], *, net: NetConfig, classes: Sequence[str], seed: int) -> Self:
+        """A new one with the weights that the settings name; what has none is drawn by the seed."""
+        torch.manual_seed(seed)
+        mean, std = normalisation(backbone=net.backbone, mean=net.mean, std=net.std)
+        module = build_network(kind, weights=net.weights, **shape)
+        return cls(module, kind, shape, mean, std, tuple(classes))
+
+    def write(self, path: Path, facts: Facts) -> None:
+        """Write the model artefact as the network is now."""
+        info = {"mean": self.mean, "std": self.std, "classes": list(self.classes), "facts": facts}
+        save_model(path, kind=self.kind, module=self.module, net=self.shape, info=info)
 
 
 def augmentation(train: TrainConfig, *, mean: Colour) -> Augment:
@@ -91,22 +117,6 @@ def reporter(log: Any) -> Callable[[Mapping[str, float]], None]:
         log.metrics({name: value for name, value in figures.items() if name != "epoch"}, step=int(figures["epoch"]))
 
     return report
-
-
-def write_model(
-    path: Path,
-    module: nn.Module,
-    *,
-    kind: str,
-    net: Mapping[str, Any],
-    mean: Colour,
-    std: Colour,
-    classes: Sequence[str],
-    facts: Facts,
-) -> None:
-    """Write the model artefact: the network, how to rebuild and feed it, the names of ids 0..C, and the facts."""
-    info = {"mean": mean, "std": std, "classes": list(classes), "facts": facts}
-    save_model(path, kind=kind, module=module, net=net, info=info)
 
 
 def facts_of(record: Record, *, images: int, module: nn.Module) -> Facts:

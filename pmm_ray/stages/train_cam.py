@@ -16,13 +16,13 @@ from pmm_ray.data.dataset import Photos
 from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.equivariance import class_scores, cross_regularisation, equivariance_regularisation
-from pmm_ray.nets.build import build_classifier, check_network
+from pmm_ray.nets.build import check_network
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.stages import fitting
 from pmm_ray.stages.d2cam_objective import D2CamObjective
 from pmm_ray.stages.mask_files import mask_paths
-from pmm_ray.stages.stage import Context, Facts
+from pmm_ray.stages.stage import MODEL, Context, Facts
 from pmm_ray.teams import Team, global_mean
 from pmm_ray.training import Objective, Plan
 from pmm_ray.training import train as train_plan
@@ -61,12 +61,10 @@ def _work(
     log: Any,
 ) -> None:
     """The work of one member of the team."""
-    torch.manual_seed(plan.seed)
-    mean, std = fitting.inputs(net)
-    num_classes = len(photos.classes) - 1
     shape = _shape(photos, net, train)
-    classifier = build_classifier(weights=net.weights, **shape)
-    given: dict[str, Any] = {"mean": mean, "std": std, "team": team}
+    trainee = fitting.Trainee.built("classifier", shape, net=net, classes=photos.classes.names, seed=plan.seed)
+    classifier, num_classes = trainee.module, shape["num_classes"]
+    given: dict[str, Any] = {"mean": trainee.mean, "std": trainee.std, "team": team}
     objective: Objective
     if train.d2cam.on:
         given |= {"num_classes": num_classes, "channels": classifier.channels, **train.d2cam.model_dump()}
@@ -74,22 +72,12 @@ def _work(
     else:
         scale = train.equivariance_scale
         objective = CamObjective(classifier, **given, equivariance=train.equivariance, scale=scale)
-    augment = fitting.augmentation(train, mean=mean)
+    augment = fitting.augmentation(train, mean=trainee.mean)
     make = WithLabels(augment, num_classes, rough_masks=rough_masks, share=train.multi_crop_share)
     examples = Examples(photos.photos, make, seed=plan.seed)
     record = train_plan(objective, examples, plan=plan, team=team, out=out, report=fitting.reporter(log))
     if team.rank == 0:
-        facts = fitting.facts_of(record, images=len(examples), module=classifier)
-        fitting.write_model(
-            out / fitting.MODEL,
-            classifier,
-            kind="classifier",
-            net=shape,
-            mean=mean,
-            std=std,
-            classes=photos.classes.names,
-            facts=facts,
-        )
+        trainee.write(out / MODEL, fitting.facts_of(record, images=len(examples), module=classifier))
 
 
 class CamObjective(Objective):

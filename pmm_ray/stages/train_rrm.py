@@ -15,7 +15,7 @@ from pmm_ray.data.dataset import Classes, Photos
 from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.masks.crf import compile_engine
-from pmm_ray.nets.build import build_joint, check_network
+from pmm_ray.nets.build import check_network
 from pmm_ray.report.overlays import contact_sheet, overlay_sheet, write_picture
 from pmm_ray.stages import fitting
 from pmm_ray.stages.crf import most_labels
@@ -67,12 +67,10 @@ def _work(
     log: Log,
 ) -> None:
     """The work of one member of the team."""
-    torch.manual_seed(plan.seed)
-    mean, std = fitting.inputs(net)
-    num_classes = len(photos.classes)
     shape = _shape(photos, net, head)
-    joint = build_joint(weights=net.weights, **shape)
-    make = WithLabels(fitting.augmentation(train, mean=mean), num_classes - 1)
+    trainee = fitting.Trainee.built("joint", shape, net=net, classes=photos.classes.names, seed=plan.seed)
+    num_classes = len(photos.classes)
+    make = WithLabels(fitting.augmentation(train, mean=trainee.mean), num_classes - 1)
     examples = Examples(photos.photos, make, seed=plan.seed)
     problems = 1 if labels.rule == "crf" else 2
     compile_engine(labels=most_labels(photos), problems=problems, channels=num_classes)
@@ -81,9 +79,9 @@ def _work(
         # widths are of the crop, the energy is computed at half its size
         sxy = train.energy_sxy / 2
         objective = RrmObjective(
-            joint,
-            mean=mean,
-            std=std,
+            trainee.module,
+            mean=trainee.mean,
+            std=trainee.std,
             team=team,
             labeller=Labeller(label_maker(labels), pool),
             scales=labels.scales,
@@ -101,11 +99,9 @@ def _work(
 
         record = train_plan(objective, examples, plan=plan, team=team, out=out, report=report)
     if team.rank == 0:
-        facts = fitting.facts_of(record, images=len(examples), module=joint)
+        facts = fitting.facts_of(record, images=len(examples), module=trainee.module)
         facts["reliable"] = {name: value for name, value in record.history[-1].items() if name.startswith(SHARE)}
-        fitting.write_model(
-            out / MODEL, joint, kind="joint", net=shape, mean=mean, std=std, classes=photos.classes.names, facts=facts
-        )
+        trainee.write(out / MODEL, facts)
 
 
 def _show(crops: Sequence[LabelledCrop], classes: Classes, folder: Path, epoch: int, log: Log) -> None:

@@ -16,7 +16,7 @@ from pmm_ray.data.loading import Examples, WithMasks
 from pmm_ray.errors import UserError
 from pmm_ray.losses.pus import Variant, pretended_underfitting
 from pmm_ray.losses.segmentation import PIXEL_LOSSES, valid_pixels
-from pmm_ray.nets.build import build_segmenter, check_network
+from pmm_ray.nets.build import check_network
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.nets.segmenter import Segmenter
 from pmm_ray.stages import fitting
@@ -84,16 +84,14 @@ def _work(
     log: Any,
 ) -> None:
     """The work of one member of the team."""
-    torch.manual_seed(plan.seed)
-    mean, std = fitting.inputs(net)
     shape = _shape(photos, arch, net, train)
-    segmenter = build_segmenter(weights=net.weights, **shape)
-    make = WithMasks(fitting.augmentation(train, mean=mean), masks, num_classes=len(photos.classes))
+    trainee = fitting.Trainee.built("segmenter", shape, net=net, classes=photos.classes.names, seed=plan.seed)
+    make = WithMasks(fitting.augmentation(train, mean=trainee.mean), masks, num_classes=len(photos.classes))
     examples = Examples(photos.photos, make, seed=plan.seed)
     objective = SegObjective(
-        segmenter,
-        mean=mean,
-        std=std,
+        trainee.module,
+        mean=trainee.mean,
+        std=trainee.std,
         team=team,
         loss=train.loss,
         aux_weight=train.aux_weight,
@@ -104,23 +102,18 @@ def _work(
         count_ignored=pus.count_ignored,
     )
 
-    def write(path: Path, facts: Facts) -> None:
-        fitting.write_model(
-            path, segmenter, kind="segmenter", net=shape, mean=mean, std=std, classes=photos.classes.names, facts=facts
-        )
-
     to_log = fitting.reporter(log)
 
     def report(figures: dict[str, float]) -> None:
         to_log(figures)
         if snapshots:
-            write(snapshot(out, int(figures["epoch"])), dict(figures))
+            trainee.write(snapshot(out, int(figures["epoch"])), dict(figures))
 
     record = train_plan(objective, examples, plan=plan, team=team, out=out, report=report)
     if team.rank == 0:
-        facts = fitting.facts_of(record, images=len(examples), module=segmenter)
+        facts = fitting.facts_of(record, images=len(examples), module=trainee.module)
         facts["pus_active"] = sum(epoch["pus_active"] for epoch in record.history) / len(record.history)
-        write(snapshot(out, plan.until) if plan.until else out / MODEL, facts)
+        trainee.write(snapshot(out, plan.until) if plan.until else out / MODEL, facts)
 
 
 class SegObjective(Objective):
