@@ -21,11 +21,6 @@ from typing import Any, Literal
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import UserError
 
-_KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""Has the C library (glibc; others ignore it) keep what a worker frees for what it asks for next. By default large
-tensors go back to the system at every step and come as new zeroed pages, which took a third of a training's time on
-CPUs. A process has to be started with it."""
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -83,17 +78,14 @@ def _start(cluster: ClusterConfig) -> Path | None:
         "logging_level": logging.INFO if cluster.verbose else logging.ERROR,
     }
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    keep_memory = {name: value for name, value in _KEEP_MEMORY.items() if name not in os.environ}
     folder = None
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         with contextlib.nullcontext() if cluster.verbose else _hushed():
             if address:
-                ray.init(address=address, runtime_env={"env_vars": keep_memory}, **quiet)
+                ray.init(address=address, **quiet)
             else:
-                # workers inherit it; as a runtime environment it would keep them from being started in advance
-                os.environ.update(keep_memory)
                 # "local": without it ray.init() joins whatever Ray it finds on the machine.
                 folder = Path(tempfile.mkdtemp(prefix="pr", dir=_short_folder()))
                 ray.init(

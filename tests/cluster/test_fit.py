@@ -1,6 +1,8 @@
 """Work on a team of Ray Train workers."""
 
 import os
+import platform
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +39,21 @@ def test_two_workers_sum_and_gather_and_rank_0_answers(ray_session, tmp_path):
     found = on_a_team(add_ranks, tmp_path, workers=2, factor=10)
     assert found == {"sum": 30.0, "ranks": [0, 1], "threads": 1}
     assert not (tmp_path / "ray").exists()
+
+
+def count_faults(team):
+    found = []
+    for _ in range(40):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return found
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how memory is kept is told to glibc alone")
+def test_a_training_soon_uses_only_memory_that_it_has_freed_before(ray_session, tmp_path):
+    faults = on_a_team(count_faults, tmp_path)
+    assert faults[0] > 1000 and sum(faults[-10:]) < 1000
 
 
 def die_then_complain(team, *, log):
