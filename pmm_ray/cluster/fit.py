@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     # A process more for each training, of use to work that asks for it.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
-_KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """Has the C library (glibc; others ignore it) keep what a worker frees for what it asks for next, from its start on. By
 default large tensors go back to the system at every step and come as new zeroed pages, which takes a third of a
 training's time on CPUs. Not for work on images as large as they are: memory in pieces of many sizes would only grow."""
@@ -159,7 +159,7 @@ def _attempt(work: Callable[..., Any], settings: Mapping[str, Any], place: Room,
                 name=uuid.uuid4().hex,
                 **storage(scratch),
                 failure_config=once,
-                worker_runtime_env={"env_vars": _missing(_KEEP_MEMORY)},
+                worker_runtime_env={"env_vars": _missing(KEEP_MEMORY)},
             ),
         )
         return trainer.fit().return_value

@@ -1,12 +1,15 @@
 """A joint training step of RRM with and without what it makes on CPUs: reliable labels, and the dense energy.
 
 The network is a MobileNetV2 at output stride 16 with random weights, the photos and the CAMs that labels are made of
-are stored ones. All variants see the same batches in turns; a step is forward, backward and the optimiser's step.
+are stored ones. All variants see the same batches in turns; a step is forward, backward and the optimiser's step. It
+runs under the settings of memory that training workers have.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +25,7 @@ from measure import digits, middle, spread
 from PIL import Image
 from torch import Tensor
 
+from pmm_ray.cluster.fit import KEEP_MEMORY
 from pmm_ray.config import ReliableConfig, RrmTrainConfig
 from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.masks.crf import compile_engine
@@ -187,4 +191,7 @@ def _show(times: dict[str, list[float]], given: argparse.Namespace, *, mean_clas
 
 
 if __name__ == "__main__":
+    if not KEEP_MEMORY.keys() <= os.environ.keys():
+        # the C library reads them when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**KEEP_MEMORY, **os.environ})
     main()
