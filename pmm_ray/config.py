@@ -158,7 +158,9 @@ class D2CamConfig(Section):
     low: Probability = Field(0.1, description="contrasts: background is sure where every score is below")
     temperature: Positive = Field(0.1, description="contrasts: cosines are divided by this")
     momentum: Probability = Field(0.9, description="of the prototypes, by step")
-    average: Probability = Field(0.99, description="decay of the moving average of networks, by step")
+    average: Probability = Field(
+        0.99, description="decay of the moving average of networks, by step; after n steps at most (1 + n) / (10 + n)"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> D2CamConfig:
@@ -512,6 +514,10 @@ class AblationConfig(Section):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one complete pipeline per seed")
     alphas: tuple[Positive, ...] = Field(
         (), description="also score the mask makers at these alphas and show the best, chosen on ground truth"
+    )
+    trimaps: tuple[TrimapConfig, ...] = Field(
+        (),
+        description="mat_label_ablation: trimaps that matting is scored with, the best of each source shown, chosen on ground truth; empty: that of masks.trimap with either source",
     )
     upper_bound: bool = Field(False, description="also train on the ground truth (labelled as the upper bound)")
     segmentation: bool = Field(True, description="train segmentation networks; off: masks only")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pmm_ray.artefacts import Artefact
-from pmm_ray.config import CamTrainConfig, Config, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig
+from pmm_ray.config import CamTrainConfig, Config, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig, TrimapConfig
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.errors import UserError
 from pmm_ray.method import NO_PUS, Method, Score
@@ -231,22 +231,25 @@ def matting_rivals(config: Config, cam: str) -> Iterator[tuple[str, str, MasksCo
         for maker, words in (("baseline", "CRF baseline"), ("ppg", "PPG")):
             change = {"maker": maker, "cvs": maker == "ppg", "alpha": alpha}
             yield f"{words} on {cam}", f"alpha {alpha:g}", config.masks.model_copy(update=change)
-    matting = _matting(config)
-    yield f"matting on {cam}", "", matting
-    of_crf = matting.trimap.model_copy(update={"source": "crf"})
-    yield f"matting on {cam}, trimap of two CRFs", "", matting.model_copy(update={"trimap": of_crf})
+    own = (config.masks.trimap.model_copy(update={"source": source}) for source in ("cam", "crf"))
+    for trimap in config.ablation.trimaps or own:
+        if trimap.source == "cam":
+            row, variant = f"matting on {cam}", f"trimap {trimap.high:g} / {trimap.low:g}"
+        else:
+            row = f"matting on {cam}, trimap of two CRFs"
+            variant = f"alpha {trimap.foreground_alpha:g} and {trimap.background_alpha:g}"
+        yield row, variant, _matting(config, trimap)
 
 
-def _matting(config: Config) -> MasksConfig:
-    """Matting with the trimap of the CAM, which CVS has left alone."""
-    trimap = config.masks.trimap.model_copy(update={"source": "cam"})
+def _matting(config: Config, trimap: TrimapConfig) -> MasksConfig:
+    """On CAMs that CVS has left alone."""
     return config.masks.model_copy(update={"maker": "matting", "cvs": False, "trimap": trimap})
 
 
 def _segmentation_on(it: Method, cam: str, cams: Artefact) -> None:
     """Networks trained on what PPG, and what matting, makes of the CAMs."""
     ppg = it.config.masks.model_copy(update={"maker": "ppg", "cvs": True})
-    for words, setting in (("PPG", ppg), ("matting", _matting(it.config))):
+    for words, setting in (("PPG", ppg), ("matting", _matting(it.config, it.config.masks.trimap))):
         row = f"segmentation: {words} on {cam}"
         masks = it.masks(cams, setting, title=f"masks of {row}")
         it.overlays(it.data.train, cams=cams, masks=masks, made_by=setting)

@@ -9,9 +9,9 @@ import pytest
 from tiny_run import run_here
 
 from pmm_ray import sweep
-from pmm_ray.config import AblationConfig, CamConfig, CamTrainConfig, Config, D2CamConfig
+from pmm_ray.config import AblationConfig, CamConfig, CamTrainConfig, Config, D2CamConfig, TrimapConfig
 from pmm_ray.pipeline import Runner
-from pmm_ray.recipes import cam_trainings, d2cam_parts
+from pmm_ray.recipes import cam_trainings, d2cam_parts, matting_rivals
 from pmm_ray.run import main
 
 NET = "{backbone: test_resnet, weights: none, batch_norm: train, output_stride: 32}"
@@ -116,6 +116,26 @@ def test_each_part_of_d2cam_that_is_on_is_left_out_once():
     assert [name for name, _ in cam_trainings(config.model_copy(update={"cam": CamConfig(npy="cams")}))] == ["CAM"]
 
 
+def test_alphas_and_trimaps_are_each_tried_on_a_cam_and_by_default_the_configured_ones():
+    own = Config(recipe="mat_label_ablation")
+    assert [(row, variant) for row, variant, _ in matting_rivals(own, "CAM")] == [
+        ("CRF baseline on CAM", "alpha 11"),
+        ("PPG on CAM", "alpha 11"),
+        ("matting on CAM", "trimap 0.45 / 0.1"),
+        ("matting on CAM, trimap of two CRFs", "alpha 4 and 32"),
+    ]
+    trimaps = (TrimapConfig(high=0.6), TrimapConfig(source="crf", foreground_alpha=1.5), TrimapConfig(low=0.2))
+    several = own.model_copy(update={"ablation": AblationConfig(alphas=(1, 2), trimaps=trimaps)})
+    found = list(matting_rivals(several, "D2CAM"))
+    assert [setting.alpha for _, _, setting in found if setting.maker != "matting"] == [1, 1, 2, 2]
+    assert [(row, variant) for row, variant, setting in found if setting.maker == "matting"] == [
+        ("matting on D2CAM", "trimap 0.6 / 0.1"),
+        ("matting on D2CAM, trimap of two CRFs", "alpha 1.5 and 32"),
+        ("matting on D2CAM", "trimap 0.45 / 0.2"),
+    ]
+    assert [setting.trimap for _, _, setting in found if setting.maker == "matting"] == [*trimaps]
+
+
 def test_a_weight_is_another_training_and_one_that_plays_no_part_is_not(runs, capsys):
     folder, _, _ = runs
 
@@ -133,7 +153,9 @@ def test_mlflow_has_what_the_trimaps_knew_by_class_and_the_losses(runs):
     folder, _, _ = runs
     client = MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
     experiment = client.get_experiment_by_name("pmm_ray").experiment_id
-    (run,) = client.search_runs([experiment], "tags.mlflow.runName = 'matting on D2CAM' and tags.stage = 'make_masks'")
+    (run,) = client.search_runs(
+        [experiment], "tags.mlflow.runName = 'matting on D2CAM, trimap 0.45 / 0.1' and tags.stage = 'make_masks'"
+    )
     known = {name for name in run.data.metrics if name.startswith("certain")}
     assert {"certain/background", "certain/unknown"} < known and "fell_back_in_all" in run.data.metrics
     run = client.search_runs([experiment], "tags.mlflow.runName = 'CAM classifier by D2CAM'", order_by=["start_time"])[

@@ -93,6 +93,8 @@ def foreground_decoupling(embedding: Tensor, sure: Tensor, *, temperature: float
 def stability(scores: Tensor, averaged: Tensor, labels: Tensor) -> Tensor:
     """Mean absolute difference to the scores of the moving average of all networks so far.
 
+    `1 / |L| sum_{c in L} mean_i |x_ci - y_ci|` with L the background and the image's classes, y the average's scores.
+
     Args:
         scores: (N, C + 1, h, w) in [0, 1].
         averaged: The same by the averaged network, without gradient.

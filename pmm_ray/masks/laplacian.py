@@ -59,11 +59,11 @@ def laplacian(image: NDArray[np.uint8], *, kind: Kind, epsilon: float) -> Laplac
 
 def solve(
     matrix: Laplacian, known: NDArray[np.bool_], values: NDArray[np.float64], start: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Values of all pixels, of which some are known: `L_UU x_U = -L_UK x_K`, for several sets of values at once.
 
     By conjugate gradients with the diagonal as preconditioner, from `start`, which also stands where nothing ties an
-    unknown pixel to a known one.
+    unknown pixel to a known one. Where nothing ties any to one that is not 0, all are 0.
 
     Args:
         matrix: (N, N), see `laplacian`.
@@ -72,23 +72,28 @@ def solve(
         start: (K, N), read where unknown.
 
     Returns:
-        (K, N); for `closed_form` also outside the range of `values`, though not by much.
+        (K, N), for `closed_form` also outside the range of `values`, though not by much; and (K,), of which sets these
+        are solutions: 5000 steps were not enough for the others, which have `start` where unknown.
     """
-    found = np.where(known, values, start)
+    found, solved = np.where(known, values, start), np.ones(len(values), bool)
     rows = matrix[~known]
     inner, outer = rows[:, ~known], rows[:, known]
     if not inner.shape[0]:
-        return found
+        return found, solved
     preconditioner = pymatting().jacobi(inner)
-    for one, given in zip(found, values, strict=True):
+    for index, (one, given) in enumerate(zip(found, values, strict=True)):
         right = -outer.dot(given[known])
         # the tolerance is a share of the right side, which has to be something
-        one[~known] = (
-            pymatting().cg(inner, right, x0=one[~known], M=preconditioner, rtol=_TOLERANCE, maxiter=_MOST_STEPS)
-            if right.any()
-            else 0.0
-        )
-    return found
+        if not right.any():
+            one[~known] = 0
+            continue
+        try:
+            one[~known] = pymatting().cg(
+                inner, right, x0=one[~known], M=preconditioner, rtol=_TOLERANCE, maxiter=_MOST_STEPS
+            )
+        except ValueError:  # pymatting's word for a solution that did not come
+            solved[index] = False
+    return found, solved
 
 
 @cache

@@ -119,35 +119,44 @@ class Matting:
         """The matte of each class: 1 where the trimap is certain of it, 0 where of anything else, solved between.
 
         The classes share what is known and so the system of equations; with that of the background their mattes add up
-        to 1. A class of which nothing is certain, or besides which nothing is, has no matte: the CAM takes its place.
+        to 1. A class of which nothing is certain has no matte, and none has one where no background is certain, which
+        would leave the background no pixel at all; nor has one whose equations are not solved in time. The CAM takes
+        its place.
 
         Args:
             trimap: (H, W) uint8 holding 0, the ids, and 255 where unknown.
             x: (K, H, W) float32 in [0, 1], the CAM; also where the solver starts from.
             labels: (K + 1,), 0 and then the ids of the channels.
+
+        Returns:
+            The mattes, and which of them are the CAM.
         """
         small = trimap if self._small is self._image else _made_small(trimap, self._small.shape[:2], labels)
         known = small.ravel() != UNKNOWN
         held = np.bincount(small.ravel(), minlength=256)[labels[1:]]
-        solvable = (held > 0) & (held < known.sum())
+        solved = (held > 0) & (small == 0).any()
         alpha = x.copy()
-        if solvable.any():
-            alpha[solvable] = self._solved(small, known, x[solvable], labels[1:][solvable])
+        if solved.any():
+            found, solved[solved] = self._solved(small, known, x[solved], labels[1:][solved])
+            alpha[solved] = found
         # a certain pixel is nobody else's, whatever became of the class
         for one, label in zip(alpha, labels[1:], strict=True):
             one[trimap != UNKNOWN] = 0
             one[trimap == label] = 1
-        return Mattes(alpha, ~solvable)
+        return Mattes(alpha, ~solved)
 
-    def _solved(self, small: Mask, known: NDArray[np.bool_], x: FloatArray, ids: NDArray[np.uint8]) -> FloatArray:
+    def _solved(
+        self, small: Mask, known: NDArray[np.bool_], x: FloatArray, ids: NDArray[np.uint8]
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """The mattes (k, H, W) that there are, and for which of the (K,) classes."""
         height, width = small.shape
         values = (small.ravel() == ids[:, None]).astype(np.float64)
         start = np.stack([resized(one, (height, width)) for one in x]).reshape(len(x), -1)
-        found = solve(self._laplacian, known, values, start.astype(np.float64)).clip(0, 1)
-        maps = found.reshape(len(x), height, width)
-        if self._small is self._image:
-            return maps.astype(np.float32)
-        return self._upsampling(maps).clip(0, 1)
+        found, solved = solve(self._laplacian, known, values, start.astype(np.float64))
+        maps = found[solved].reshape(-1, height, width).clip(0, 1)
+        if self._small is not self._image:
+            maps = self._upsampling(maps).clip(0, 1)
+        return maps.astype(np.float32), solved
 
 
 def merge_mattes(alpha: FloatArray, labels: NDArray[np.uint8], *, margin: float) -> Mask:

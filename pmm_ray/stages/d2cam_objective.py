@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class D2CamObjective(Objective):
         momentum: float,
         average: float,
     ):
-        """`channels`: of the classifier's features. `average`: the decay of the moving average of networks.
+        """`channels`: of the classifier's features. `average`: see `_follow`.
 
         The others as in `losses.d2cam` and `Prototypes.follow`.
         """
@@ -73,7 +74,7 @@ class D2CamObjective(Objective):
         self.prototypes = Prototypes(num_classes, channels) if category else None
         self.averaged: AveragedModel | None = None
         if stability:
-            self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(average)).requires_grad_(False)
+            self.averaged = AveragedModel(net, multi_avg_fn=partial(_follow, average)).requires_grad_(False)
 
     def forward(self, images: Tensor, targets: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Images (N, 3, H, W) uint8, labels (N, C) and area (N, H, W) bool, False where filled, to loss and figures."""
@@ -142,6 +143,15 @@ class D2CamObjective(Objective):
 
     def _mean_of_images(self, values: Tensor) -> Tensor:
         return global_mean(values, count=len(values), team=self._team)
+
+
+def _follow(decay: float, averaged: Any, current: Any, steps: Tensor | int) -> None:
+    """`average <- d average + (1 - d) current` with `d = min(decay, (1 + n) / (10 + n))` after n steps.
+
+    With `decay` from the start, a training of a few hundred steps would be held to what the network began as.
+    """
+    step = get_ema_multi_avg_fn(min(decay, (1 + int(steps)) / (10 + int(steps))))
+    step(averaged, current, steps)
 
 
 def _whole(area: Tensor, maps: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def test_the_matte_is_the_one_that_pymatting_estimates(photo, kind):
     trimap[:, :8], trimap[:, -6:] = 1, 0
     known, values = (trimap != 0.5).ravel(), (trimap == 1).ravel()[None].astype(float)
     start = np.full(values.shape, 0.5)
-    (found,) = solve(laplacian(image, kind=kind, epsilon=1e-4), known, values, start).clip(0, 1)
+    found = solve(laplacian(image, kind=kind, epsilon=1e-4), known, values, start)[0][0].clip(0, 1)
     expected = estimated(kind, image, trimap)
     assert np.abs(found.reshape(24, 30) - expected).mean() < 0.02
     assert ((found.reshape(24, 30) > 0.5) == inside).mean() > 0.98
@@ -59,7 +59,8 @@ def test_the_system_is_solved_as_densely_and_shares_add_up_to_one(photo):
     matrix, rng = laplacian(image, kind="closed_form", epsilon=1e-3), np.random.default_rng(0)
     known = rng.random(80) < 0.3
     values = np.eye(3)[rng.integers(0, 3, 80)].T
-    found = solve(matrix, known, values, rng.random((3, 80)))
+    found, solved = solve(matrix, known, values, rng.random((3, 80)))
+    assert solved.all()
     dense = matrix.toarray()
     inner, outer = dense[np.ix_(~known, ~known)], dense[np.ix_(~known, known)]
     np.testing.assert_allclose(found[:, ~known], np.linalg.solve(inner, -outer @ values[:, known].T).T, atol=2e-3)
@@ -70,9 +71,21 @@ def test_the_system_is_solved_as_densely_and_shares_add_up_to_one(photo):
 def test_values_of_nothing_but_zeros_have_zeros_as_their_solution_and_nothing_unknown_needs_none(photo):
     matrix = laplacian(photo(5, 5)[0], kind="random_walk", epsilon=1e-4)
     known = np.arange(25) < 5
-    assert not solve(matrix, known, np.zeros((1, 25)), np.ones((1, 25))).any()
+    assert not solve(matrix, known, np.zeros((1, 25)), np.ones((1, 25)))[0].any()
     values = np.arange(25.0)[None]
-    np.testing.assert_array_equal(solve(matrix, np.full(25, True), values, np.zeros((1, 25))), values)
+    np.testing.assert_array_equal(solve(matrix, np.full(25, True), values, np.zeros((1, 25)))[0], values)
+
+
+def test_a_set_that_too_few_steps_do_not_solve_is_told_and_stays_as_it_began(photo, monkeypatch):
+    matrix = laplacian(photo(8, 10)[0], kind="closed_form", epsilon=1e-4)
+    known = np.arange(80) % 7 == 0
+    values = np.stack([known * (np.arange(80) < 40.0), np.zeros(80)])
+    start = np.random.default_rng(0).random((2, 80))
+    monkeypatch.setattr("pmm_ray.masks.laplacian._MOST_STEPS", 1)
+    found, solved = solve(matrix, known, values, start)
+    assert solved.tolist() == [False, True]
+    np.testing.assert_array_equal(found[0], np.where(known, values[0], start[0]))
+    assert not found[1].any()
 
 
 def test_there_is_no_other_kind(photo):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pmm_ray.masks.laplacian import laplacian
+from pmm_ray.masks.laplacian import laplacian, solve
 from pmm_ray.masks.matting import Matting, matting_mask, merge_mattes
 
 LABELS = np.array([0, 2, 5], np.uint8)
@@ -49,7 +49,7 @@ def test_the_classes_and_the_background_share_every_pixel_and_what_is_certain_st
     assert np.median(np.abs(mattes.alpha.sum(axis=0) + rest - 1)) < 0.01
 
 
-def test_a_class_without_certain_pixels_or_without_any_others_has_the_cam_for_a_matte(photo):
+def test_without_certain_pixels_of_a_class_or_of_the_background_the_cam_is_the_matte(photo):
     image, _ = photo(12, 15)
     x = spots(12, 15, 2, 9)
     lacking = np.full((12, 15), 255, np.uint8)
@@ -63,6 +63,32 @@ def test_a_class_without_certain_pixels_or_without_any_others_has_the_cam_for_a_
     mattes = Matting(image, **PLAIN).mattes(lonely, x[:1], LABELS[:2])
     assert mattes.fell_back.tolist() == [True] and (mattes.alpha[0][:, :3] == 1).all()
     np.testing.assert_array_equal(mattes.alpha[0][:, 3:], x[0][:, 3:])
+    # two mattes of no background would add up to 1 and leave it nothing
+    lonely[:, -2:] = 5
+    x = x**4
+    mattes = Matting(image, **PLAIN).mattes(lonely, x, LABELS)
+    assert mattes.fell_back.tolist() == [True, True]
+    np.testing.assert_array_equal(mattes.alpha[:, :, 3:-2], x[:, :, 3:-2])
+    mask = merge_mattes(mattes.alpha, LABELS, margin=0)
+    assert ((mask == 0) == (x.max(axis=0) <= 0.5))[:, 3:-2].all() and (mask == 0).any()
+
+
+def test_a_class_whose_equations_are_not_solved_has_the_cam_and_the_others_do_not(photo, monkeypatch):
+    image, _ = photo(12, 15)
+    x = spots(12, 15, 2, 9)
+    trimap = np.full((12, 15), 255, np.uint8)
+    trimap[:, :3], trimap[:, 8], trimap[:, -1] = 2, 5, 0
+    whole = Matting(image, **PLAIN).mattes(trimap, x, LABELS)
+
+    def failing(matrix, known, values, start):
+        found, solved = solve(matrix, known, values, start)
+        return np.stack([start[0], *found[1:]]), solved & [False, True]
+
+    monkeypatch.setattr("pmm_ray.masks.matting.solve", failing)
+    mattes = Matting(image, **PLAIN).mattes(trimap, x, LABELS)
+    assert mattes.fell_back.tolist() == [True, False]
+    np.testing.assert_array_equal(mattes.alpha[0][trimap == 255], x[0][trimap == 255])
+    np.testing.assert_array_equal(mattes.alpha[1], whole.alpha[1])
 
 
 def test_mattes_are_merged_by_hand():

@@ -119,10 +119,10 @@ def test_matting_leaves_masks_like_any_maker_and_says_what_its_trimaps_knew(tmp_
 
 def test_a_class_without_a_matte_is_counted(tmp_path, drawn):
     photos, cams = drawn
-    # nothing is below 0, so no photo of one class has certain background
+    # nothing is below 0, so no photo has certain background
     masks = MasksConfig(maker="matting", cvs=False, trimap=TrimapConfig(low=0.0))
     facts = make_masks(photos=photos, cams=cams, masks=masks, context=context(tmp_path / "out", mask_workers=0))
-    assert facts["fell_back"] == {"red": 1, "blue": 0} and facts["fell_back_in_all"] == 1
+    assert facts["fell_back"] == {"red": 2, "blue": 1} and facts["fell_back_in_all"] == 3
 
 
 IMAGE = np.random.default_rng(1).integers(0, 255, (20, 30, 3), dtype=np.uint8)
