@@ -483,7 +483,7 @@ class RrmConfig(Section):
     """Reliability Does Matter: one network with two heads, trained end to end on image-level labels."""
 
     net: NetConfig = NetConfig()
-    head: HeadConfig = HeadConfig()
+    head: HeadConfig = HeadConfig(dilation=6)
     train: RrmTrainConfig = RrmTrainConfig(epochs=16, resize=(0.8, 1.6))
     labels: ReliableConfig = ReliableConfig()
     predict: PredictConfig = PredictConfig()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from pmm_ray.errors import SettingError
+
+_logger = logging.getLogger(__name__)
+_LARGE = 128
+"""The side of crops of which a map has more than one place at any stride."""
+_ODD = 13, 50
+"""What a photo's sides are longer than the crop's, say: no multiple of anything, and not the same."""
 
 
 def check_name(backbone: str) -> None:
@@ -53,6 +61,42 @@ def built(
         else:
             blame = f"net.backbone={backbone}: not for {arch or 'this'} ({why}); choose another"
         raise SettingError(blame) from error
+
+
+def check_sight(module: nn.Module, *, crop: int, backbone: str, only_whole: bool) -> None:
+    """See that a network with CAMs, built on the meta device, sees square crops, and photos of any size.
+
+    One that does not see photos is warned of, or with `only_whole` an error.
+
+    Raises:
+        SettingError: it sees no crops, or leaves no place of them to point at.
+    """
+    square, why = _sight(module, crop, crop)
+    if why:
+        raise SettingError(
+            f"train.crop={crop}: {backbone} sees no such crops ({why}); set its own size, or let net.options change it "
+            "(for many transformers {dynamic_img_size: true})"
+        )
+    if square is not None and max(square) == 1 and crop >= _LARGE:
+        raise SettingError(f"net.backbone={backbone}: leaves 1 x 1 of a crop, which is no map; choose another")
+    _, why = _sight(module, crop + _ODD[0], crop + _ODD[1])
+    if why:
+        told = f"{backbone} sees crops but no photos of other sizes ({why}); plain transformers do with net.options: "
+        told += "{dynamic_img_size: true, dynamic_img_pad: true}"
+        if only_whole:
+            raise SettingError(f"net.backbone={told}")
+        _logger.warning("%s; without, read its CAMs with cam.infer.mode=multi_crop cam.infer.window=%d", told, crop)
+
+
+def _sight(module: Any, height: int, width: int) -> tuple[tuple[int, ...] | None, str]:
+    """The size of the CAM of such an image, and why there is none; neither where that takes a real image."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            return tuple(module.eval().cam(torch.empty(1, 3, height, width)).shape[-2:]), ""
+    except NotImplementedError:
+        return None, ""
+    except Exception as error:
+        return None, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _succeeds(build: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from torch import nn
 
 from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import atomic_path, readable
-from pmm_ray.nets.blame import built
+from pmm_ray.nets.blame import built, check_sight
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.joint import Joint
 from pmm_ray.nets.segmenter import Segmenter
@@ -191,24 +191,29 @@ def _read_model(path: Path) -> dict[str, Any]:
     return info
 
 
-def check_network(kind: str, *, weights: str, **net: Any) -> None:
-    """See that `build_network` can build a network, once in a process.
+def check_network(kind: str, *, weights: str, crop: int, **net: Any) -> None:
+    """See that `build_network` can build a network that sees crops of side `crop`, once in a process.
 
-    It takes no memory and downloads nothing; of pretrained weights only a file is looked into.
+    It takes no memory and downloads nothing; of pretrained weights only a file is looked into. A classifier that sees
+    no other images is warned of: its CAMs can be read from crops. A joint network has to see photos whole.
 
     Raises:
         SettingError: it cannot.
     """
-    _check(kind, weights, json.dumps(net, default=str))
+    _check(kind, weights, crop, json.dumps(net, default=str))
 
 
 @cache
-def _check(kind: str, weights: str, net: str) -> None:
+def _check(kind: str, weights: str, crop: int, net: str) -> None:
     arguments = json.loads(net)
     with torch.device("meta"):
-        build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
+        module = build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
     if weights == "pretrained" and not timm.models.is_model_pretrained(arguments["backbone"]):
         raise SettingError(f"net.weights=pretrained: timm has none of {arguments['backbone']}; give a file or 'none'")
+    # those two rest on a bare backbone; the decoders of segmenters take any that they can be built on
+    if kind in ("classifier", "joint"):
+        # weights of a file have been read
+        check_sight(module.to("meta"), crop=crop, backbone=arguments["backbone"], only_whole=kind == "joint")
 
 
 def _load(backbone: nn.Module, weights: str) -> None:

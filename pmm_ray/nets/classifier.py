@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pmm_ray.losses.equivariance import class_scores
@@ -42,7 +44,7 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to the deepest features (N, D, h, w)."""
-        return _channels_first(self.backbone(images), self.channels, self.backbone)
+        return _channels_first(self.backbone(images), self.channels, self.backbone, images.shape[-2:])
 
     def maps(self, features: Tensor) -> Tensor:
         """Features (N, D, h, w) to class maps (N, C, h, w), before any ReLU."""
@@ -70,14 +72,23 @@ class Classifier(nn.Module):
         return maps, self.correlation(class_scores(maps, labels), features, images)
 
 
-def _channels_first(features: Tensor, channels: int, backbone: nn.Module) -> Tensor:
+def _channels_first(features: Tensor, channels: int, backbone: nn.Module, size: torch.Size) -> Tensor:
     """Convolutional features stay; (N, h, w, D) of window transformers and (N, tokens, D) of plain ones moved."""
     if features.ndim == 4 and features.shape[1] != channels and features.shape[3] == channels:
         return features.permute(0, 3, 1, 2).contiguous()
     if features.ndim == 3:
         patches = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
-        side = math.isqrt(patches.shape[1])
-        if side * side != patches.shape[1]:
-            raise ValueError("a plain vision transformer needs square images")
-        return patches.transpose(1, 2).unflatten(2, (side, side))
+        return patches.transpose(1, 2).unflatten(2, _grid(backbone, patches.shape[1], size))
     return features
+
+
+def _grid(backbone: nn.Module, patches: int, size: torch.Size) -> tuple[int, int]:
+    """How a transformer's patches lie in an image of (H, W) `size`."""
+    embedding: Any = getattr(backbone, "patch_embed", None)
+    if hasattr(embedding, "dynamic_feat_size"):
+        height, width = embedding.dynamic_feat_size(tuple(size))
+    else:
+        height = width = math.isqrt(patches)
+    if height * width != patches:
+        raise ValueError(f"its {patches} patches of an image of {size[0]} x {size[1]} pixels are no grid")
+    return height, width

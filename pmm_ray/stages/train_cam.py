@@ -42,7 +42,7 @@ def train_cam(
 
 def check(*, photos: Photos, net: NetConfig, train: CamTrainConfig, **_: Any) -> None:
     """See that the classifier can be built; the arguments are the stage's."""
-    check_network("classifier", weights=net.weights, **_shape(photos, net, train))
+    check_network("classifier", weights=net.weights, crop=train.crop, **_shape(photos, net, train))
 
 
 def _shape(photos: Photos, net: NetConfig, train: CamTrainConfig) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def train_rrm(
     return fitting.fit_model(_work, settings, train=train, context=context)
 
 
-def check(*, photos: Photos, net: NetConfig, head: HeadConfig, **_: Any) -> None:
+def check(*, photos: Photos, net: NetConfig, head: HeadConfig, train: RrmTrainConfig, **_: Any) -> None:
     """See that the network can be built; the arguments are the stage's."""
-    check_network("joint", weights=net.weights, **_shape(photos, net, head))
+    check_network("joint", weights=net.weights, crop=train.crop, **_shape(photos, net, head))
 
 
 def _shape(photos: Photos, net: NetConfig, head: HeadConfig) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def train_seg(
 
 def check(*, photos: Photos, arch: str, net: NetConfig, train: SegTrainConfig, **_: Any) -> None:
     """See that the network can be built; the arguments are the stage's."""
-    check_network("segmenter", weights=net.weights, **_shape(photos, arch, net, train))
+    check_network("segmenter", weights=net.weights, crop=train.crop, **_shape(photos, arch, net, train))
 
 
 def _shape(photos: Photos, arch: str, net: NetConfig, train: SegTrainConfig) -> dict[str, Any]:

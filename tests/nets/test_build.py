@@ -53,6 +53,39 @@ def test_transformer_features_come_channels_first():
     assert plain.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 4, 4)
 
 
+VIT = {"backbone": "vit_tiny_patch16_224", "output_stride": 16, "num_classes": 3}
+SMALL = {"img_size": 64, "embed_dim": 12, "depth": 1, "num_heads": 1}
+ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
+
+
+def test_the_patches_of_a_plain_transformer_lie_as_in_the_image():
+    vit = build_classifier(**VIT, options=SMALL | ANY_SIZE, weights="none").eval()
+    image = torch.zeros(1, 3, 50, 120)
+    image[..., 64:80] = 1  # of the eight columns of patches the fifth
+    features = vit.features(image)
+    assert features.shape == (1, 12, 4, 8)
+    tokens = vit.backbone(image)[:, vit.backbone.num_prefix_tokens :]
+    torch.testing.assert_close(features[0, :, 2, 4], tokens[0, 2 * 8 + 4])
+
+
+def test_a_backbone_that_does_not_see_the_crops_or_the_photos_is_told_of_before_the_training(caplog):
+    given = VIT | {"weights": "none", "options": SMALL}
+    with pytest.raises(SettingError, match=r"^train\.crop=96: vit_tiny_patch16_224 sees no such crops .*96.*64"):
+        check_network("classifier", **given, crop=96)
+    with pytest.raises(SettingError, match=r"^net\.backbone=vgg11: leaves 1 x 1"):
+        check_network("classifier", backbone="vgg11", options={}, output_stride=32, num_classes=3, weights="none",
+                      crop=224)  # fmt: skip
+    head = {"channels": 4, "dilation": 1}
+    with pytest.raises(SettingError, match=r"^net\.backbone=vit.* no photos of other sizes .*dynamic_img_pad: true"):
+        check_network("joint", **given, **head, crop=64)
+    assert not caplog.records
+    check_network("classifier", **given, crop=64)
+    assert "cam.infer.mode=multi_crop cam.infer.window=64" in caplog.text
+    caplog.clear()
+    check_network("joint", **(given | {"options": SMALL | ANY_SIZE}), **head, crop=96)
+    assert not caplog.records
+
+
 def test_frozen_batch_norm_stays_frozen_in_training_mode_and_the_decoders_learns():
     net = build_segmenter(arch="deeplabv3plus", **MOBILE, weights="none", num_classes=3, aux=True).eval().train()
     norms = {name: m for name, m in net.named_modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)}
@@ -184,7 +217,7 @@ def test_impossible_networks_are_named_with_the_mend():
         build_classifier(**{**MOBILE, "options": {"no_such_option": 1}}, weights="none", num_classes=3)
 
 
-SEGMENTER = {"kind": "segmenter", "weights": "none", "num_classes": 3, "aux": True}
+SEGMENTER = {"kind": "segmenter", "weights": "none", "num_classes": 3, "aux": True, "crop": 96}
 
 
 @pytest.mark.parametrize("arch", ["deeplabv3plus", "pspnet", "unet", "fpn"])
@@ -205,7 +238,7 @@ def test_what_is_wrong_with_a_segmenter_is_told_by_the_setting_to_blame(arch):
 
 
 def test_a_check_takes_no_memory_and_looks_into_a_file_of_weights(tmp_path: Path):
-    huge = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 32, "num_classes": 1 << 24}
+    huge = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 32, "num_classes": 1 << 24, "crop": 96}
     check_network("classifier", weights="pretrained", **huge)  # the head alone would have 80 GB
     torch.save(timm.create_model("mobilenetv2_050").state_dict(), tmp_path / "right.pth")
     check_network("classifier", weights=str(tmp_path / "right.pth"), **huge)
