@@ -103,6 +103,9 @@ def load_data(config: Config) -> Dataset:
 
 def protocol(config: Config, data: Dataset) -> str:
     """One line that says on what the figures of a table were measured."""
+    from pmm_ray.config import CrfConfig
+    from pmm_ray.method import crf_in_words
+
     parts = []
     if data.train.truth is not None:
         labels = "image-level labels given"
@@ -114,6 +117,9 @@ def protocol(config: Config, data: Dataset) -> str:
         parts.append(f"ground truth {truth.protocol}, 255 left out, mIoU in % over the classes it holds")
     if config.recipe.startswith("rrm"):
         parts.append("train masks of a network in one step are its own")
+        if config.eval.crf:
+            both = [crf_in_words(crf) for crf in (config.rrm.crf, CrfConfig(preset="segmentation"))]
+            parts.append(f"val + CRF: {both[0]} in one step, {both[1]} otherwise")
     if config.eval.boundary:
         parts.append(f"along outlines: within {config.eval.boundary:g} of the diagonal")
     if config.cycles.checkpoint == "best_val" and config.recipe != "rrm":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from pmm_ray.run import main
 
 NET = "{backbone: test_resnet, weights: none, batch_norm: train, output_stride: 32}"
 ROWS = (
-    "RRM, one step",
     "CAM of RRM, best threshold",
+    "RRM, one step",
     "RRM, labels where CAM and CRF agree",
     "RRM without reliability: plain CRF labels",
     "RRM without dense energy",
@@ -63,6 +64,7 @@ def test_the_ablation_has_a_line_for_each_part_and_its_table_says_whose_masks_we
     table = (folder / "store/tables/parts-ablation.md").read_text()
     assert all(row in output and row in table for row in ROWS)
     assert "train masks of a network in one step are its own" in table
+    assert "val + CRF: CRF preset rrm_infer in one step, CRF preset segmentation otherwise" in " ".join(table.split())
     cells = next(line for line in table.splitlines() if "RRM, one step" in line).split("|")[2:-1]
     assert len(cells) == 3 and all(0 <= float(cell) <= 100 for cell in cells)
 
@@ -96,12 +98,34 @@ def test_the_ablation_also_has_the_published_labels_where_others_are_set():
 
 
 @pytest.mark.parametrize("recipe", ["rrm", "rrm_two_step"])
-def test_one_step_and_two_steps_are_the_ablations_own_lines_and_nothing_is_done_again(ablation, capsys, recipe):
+def test_one_step_and_two_steps_are_the_ablations_own_lines_and_nothing_is_done_again(ablation, recipe):
     folder, _ = ablation
-    assert main([*words(folder, f"recipe={recipe}"), "--dry-run"]) == 0
-    plan = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("done", "would run"))]
-    assert len(plan) >= 9 and [line for line in plan if line.startswith("would")] == []
-    assert any("two steps" in line for line in plan) == (recipe == "rrm_two_step")
+    output = run_here(words(folder, f"recipe={recipe}", f"name={recipe}"))
+    assert output.count(": done before") >= 9 and "done in" not in output
+    lines = {row: cells for row, *cells in _cells(folder / f"store/tables/{recipe}-cycles.md") if row in ROWS}
+    assert [*lines] == [*ROWS[:2], *ROWS[5:]][: 2 if recipe == "rrm" else 3]
+    of_ablation = {row: cells for row, *cells in _cells(folder / "store/tables/parts-ablation.md")}
+    assert all(cells[:3] == of_ablation[row] for row, cells in lines.items())
+
+
+def _cells(table: Path) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.read_text().splitlines() if "|" in line]
+
+
+def test_the_second_step_learns_from_the_first_ones_masks_by_its_settings_with_pus_and_cycles(ablation):
+    folder, _ = ablation
+    changes = ("pus.variant=rescale", "cycles={count: 1, pus: true}")
+    changes += ("rrm.label_filter=false", "rrm.crf={preset: ppg}")
+    output = run_here(words(folder, "recipe=rrm_two_step", "name=more", *changes))
+    assert "+ cycle 1" in output
+    read = [json.loads(path.read_text()) for path in (folder / "store").glob("*/*/manifest.json")]
+    made = {manifest["fingerprint"]: manifest for manifest in read}
+    networks = [one for one in read if one["stage"] == "train_seg" and one["settings"]["pus"] != {"variant": "none"}]
+    masks = [made[network["inputs"]["masks"]] for network in networks]
+    first, second = sorted(masks, key=lambda one: one["settings"]["label_filter"])
+    assert first["settings"]["crf"]["preset"] == "ppg" and not first["settings"]["label_filter"]
+    assert made[first["inputs"]["model"]]["stage"] == "train_rrm"
+    assert made[second["inputs"]["model"]]["inputs"]["masks"] == first["fingerprint"]
 
 
 def test_a_setting_of_the_labels_is_another_training_and_one_that_plays_no_part_is_not(ablation, capsys):
@@ -123,7 +147,7 @@ def test_mlflow_has_the_shares_of_labelled_pixels_by_class_and_the_pictures(abla
     folder, _ = ablation
     client = MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
     experiment = client.get_experiment_by_name("pmm_ray").experiment_id
-    (run,) = client.search_runs([experiment], "tags.stage = 'train_rrm' and tags.mlflow.runName = 'RRM'")
+    run = client.search_runs([experiment], "tags.stage = 'train_rrm' and tags.mlflow.runName = 'RRM'")[-1]
     shares = {name: value for name, value in run.data.metrics.items() if name.startswith("reliable")}
     assert {"reliable", "reliable/background"} < shares.keys() and len(shares) >= 7
     assert run.data.metrics["loss_energy"] < 0

@@ -49,7 +49,7 @@ def dense_energy(
         (N,) float32, <= 0. Its size grows with the number of pixels squared, hence the tiny weight that it is given.
 
     Raises:
-        ValueError: Shapes that differ, or no such gradient.
+        ValueError: Shapes that differ, also that of what the filter returns, or no such gradient.
     """
     if labels.shape != inside.shape or labels.shape != (len(probabilities), *probabilities.shape[2:]):
         raise ValueError(
@@ -73,7 +73,10 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, gate: Tensor, filter: Filter, exact: bool) -> Tensor:
-        gated = filter(p) * gate[:, None]
+        filtered = filter(p)
+        if filtered.shape != p.shape:
+            raise ValueError(f"the filter made {tuple(filtered.shape)} of {tuple(p.shape)}, which must stay")
+        gated = filtered * gate[:, None]
         ctx.save_for_backward(gated, p if exact else p.new_empty(0), gate)
         ctx.filter, ctx.exact = filter, exact
         return -(p * gated).sum(dim=(1, 2, 3))
@@ -108,7 +111,13 @@ class LatticeFilter:
         self._map = map
 
     def __call__(self, values: Tensor) -> Tensor:
-        """(N, L, H, W) float32 to the same; NaN for an image with a value that is no number."""
+        """(N, L, H, W) float32 to the same; NaN for an image with a value that is no number.
+
+        Raises:
+            ValueError: Not as many as there are images, or of another size.
+        """
+        if len(values) != len(self._kernels):
+            raise ValueError(f"a filter for {len(self._kernels)} images was given {len(values)}")
         found = list(self._map(_filtered, self._kernels, values.detach().float().cpu().numpy()))
         return torch.from_numpy(np.stack(found)).to(values.device)
 

@@ -69,6 +69,11 @@ def reliable_labels(
     """
     if rule not in ("union", "agreement", "crf"):
         raise ValueError(f"no rule {rule!r}; there are union, agreement, crf")
+    _check_shares(min_score=min_score, top_share=top_share, min_background=min_background)
+    _check_shares(min_probability=min_probability)
+    for name, alpha in (("cam", cam_alpha), ("foreground", foreground_alpha), ("background", background_alpha)):
+        if not alpha > 0:
+            raise ValueError(f"{name}_alpha must be above 0, got {alpha}")
     x, labels = by_class(cam, class_ids)
     solver = crf_on(image, crf, shape=x.shape[1:])
     if not len(x):
@@ -128,7 +133,7 @@ def crf_labels(foreground: FloatArray, background: FloatArray, *, min_probabilit
     3. unsure where neither `background` of background nor `foreground` of any class reaches `min_probability`.
 
     Args:
-        foreground: (L, H, W) probabilities, background first, of the CRF with much background (a small alpha).
+        foreground: (L, H, W) probabilities, L >= 2, background first, of the CRF with much background (a small alpha).
         background: (L, H, W), the same of the CRF with little background (a large alpha).
         min_probability: In [0, 1].
 
@@ -136,9 +141,13 @@ def crf_labels(foreground: FloatArray, background: FloatArray, *, min_probabilit
         (H, W): 0 background, k + 1 channel k, `UNSURE`.
 
     Raises:
-        ValueError: `min_probability` is out of bounds.
+        ValueError: `min_probability` is out of bounds, or the two are not of one such shape.
     """
     _check_shares(min_probability=min_probability)
+    if foreground.shape != background.shape or len(foreground) < 2:
+        raise ValueError(
+            f"two times the same (L, H, W) with L >= 2 is wanted, got {foreground.shape}, {background.shape}"
+        )
     found = foreground.argmax(axis=0)
     found[found == 0] = UNSURE
     found[background.argmax(axis=0) == 0] = 0

@@ -66,16 +66,22 @@ def test_with_exact_affinities_it_is_the_formula():
     np.testing.assert_allclose(energies, by_hand(pictures, p, mask, inside), rtol=1e-5)
 
 
-def test_the_lattice_gives_0_4_to_0_9_of_it():
-    ratios = []
+def test_the_lattice_gives_a_steady_share_of_it_and_the_direction_of_its_gradient():
+    ratios, alike = [], []
     for seed in range(3):
         pictures, p, mask, inside = scene(seed, side=24)
         lattice = LatticeFilter(torch.from_numpy(pictures).movedim(-1, 1), sxy=SXY, srgb=SRGB)
-        exact = dense_energy(p, mask, inside, filter=BruteFilter(pictures))
-        ratios += (dense_energy(p, mask, inside, filter=lattice) / exact).tolist()
-    assert all(0.4 < ratio < 0.9 for ratio in ratios)
+        both = []
+        for filter in (BruteFilter(pictures), lattice):
+            p = p.detach().requires_grad_()
+            energies = dense_energy(p, mask, inside, filter=filter)
+            energies.sum().backward()
+            both.append((energies.detach(), p.grad.flatten(1)))
+        (exact, slope), (found, by_lattice) = both
+        ratios += (found / exact).tolist()
+        alike += torch.cosine_similarity(slope, by_lattice).tolist()
     # the same share of each, so that the weight of the loss means the same from image to image
-    assert max(ratios) / min(ratios) < 1.3
+    assert 0.52 < min(ratios) < max(ratios) < 0.6 and min(alike) > 0.995
 
 
 def slopes(pictures, p, mask, inside, gate) -> torch.Tensor:
@@ -179,5 +185,10 @@ def test_bad_input_is_refused():
     _, p, mask, inside = scene()
     with pytest.raises(ValueError, match="must be"):
         dense_energy(p, mask[:1], inside, filter=lambda values: values)
+    with pytest.raises(ValueError, match=r"the filter made \(1, 3, 7, 7\) of \(2, 3, 7, 7\)"):
+        dense_energy(p, mask, inside, filter=lambda values: values[:1])
+    one = LatticeFilter(torch.zeros(1, 3, 7, 7, dtype=torch.uint8), sxy=SXY, srgb=SRGB)
+    with pytest.raises(ValueError, match="a filter for 1 images was given 2"):
+        dense_energy(p, mask, inside, filter=one)
     with pytest.raises(ValueError, match="no gradient 'true'"):
         dense_energy(p, mask, inside, filter=lambda values: values, gradient="true")

@@ -160,11 +160,43 @@ def test_the_order_of_the_channels_does_not_matter(photo):
 
 def test_a_larger_share_and_smaller_thresholds_label_more(photo):
     image, left = photo(24, 24)
-    cam = (np.where(left, 0.7, 0.02) + np.random.default_rng(1).random((24, 24)) * 0.3)[None]
-    by_default = reliable_labels(image, cam, [1]) != 255
-    for change in ({"top_share": 0.8}, {"min_background": 0.1}, {"min_probability": 0.5}):
-        more = reliable_labels(image, cam, [1], **change) != 255
-        assert more[by_default].all() and more.sum() >= by_default.sum(), change
+    cam = (np.where(left, 0.7, 0.0) + np.random.default_rng(1).random((24, 24)) * 0.3)[None]
+    few = {"cam_alpha": 2.0, "background_alpha": 4.0, "top_share": 0.4, "min_background": 0.8, "min_score": 0.9}
+    strict = {"min_background": 0.1, "min_probability": 0.99999}
+    for less, more in (
+        ({}, {"top_share": 0.8}),
+        ({}, {"min_background": 0.1}),
+        ({}, {"min_score": 0.1}),
+        (strict, strict | {"min_probability": 0.9}),
+    ):
+        before, after = (reliable_labels(image, cam, [1], **few | change) != 255 for change in (less, more))
+        assert after[before].all() and after.sum() > before.sum(), more
+
+
+class Asked(Said):
+    """The same, and keeps the scores of the problems."""
+
+    def multilabel(self, probs):
+        self.scores = probs
+        return super().multilabel(probs)
+
+
+def test_each_alpha_is_of_its_own_background_score():
+    image, cam = np.zeros((1, 4, 3), np.uint8), row(0.9, 0.5, 0.4, 0.0)[None]
+    crf = Asked([row(0.1, 0.2, 0.3, 0.9)[0:1]] * 2, [row(0.1, 0.2, 0.3, 0.9)[0:1]] * 2)
+    reliable_labels(image, cam, [1], foreground_alpha=1.5, background_alpha=7.0, crf=crf)
+    np.testing.assert_allclose(crf.scores[:, 0], [(1 - cam[0]) ** 1.5, (1 - cam[0]) ** 7.0], rtol=1e-6)
+    reliable_labels(image, cam, [1], rule="crf", foreground_alpha=1.5, crf=crf)
+    np.testing.assert_allclose(crf.scores[0], (1 - cam[0]) ** 1.5, rtol=1e-6)
+    # (1 - 0.4)^1 = 0.6 wins over 0.4, (1 - 0.4)^2 = 0.36 does not
+    options = {"min_score": 0.1, "top_share": 1.0, "min_background": 0.5}
+    sides = [sure_pixels(cam, alpha=alpha, **options)[0, 2] for alpha in (1.0, 2.0)]
+    sure = [row(0.0, 0.0, 1.0, 1.0), row(1.0, 1.0, 0.0, 0.0)]
+    kept = [
+        reliable_labels(image, cam, [1], cam_alpha=alpha, crf=Said(sure, sure), rule="agreement", **options)[0, 2]
+        for alpha in (1.0, 2.0)
+    ]
+    assert sides == [0, UNSURE] and kept == [0, 255]
 
 
 def test_bad_input_is_refused():
@@ -175,8 +207,13 @@ def test_bad_input_is_refused():
         reliable_labels(image, cam, [1], top_share=1.5)
     with pytest.raises(ValueError, match="min_probability must lie in"):
         reliable_labels(image, cam, [1], min_probability=-0.1)
-    with pytest.raises(ValueError, match="alpha must be above 0"):
-        reliable_labels(image, cam, [1], background_alpha=0)
+    for ids in ([1], []):
+        with pytest.raises(ValueError, match="background_alpha must be above 0"):
+            reliable_labels(image, cam[: len(ids)], ids, background_alpha=0)
+        with pytest.raises(ValueError, match="top_share must lie in"):
+            reliable_labels(image, cam[: len(ids)], ids, rule="crf", top_share=5)
+    with pytest.raises(ValueError, match="L >= 2"):
+        crf_labels(cam, cam, min_probability=0.5)
     with pytest.raises(ValueError, match="resize the CAM to the image"):
         reliable_labels(image, np.zeros((1, 4, 3)), [1])
     with pytest.raises(ValueError, match="the CAM must lie in"):

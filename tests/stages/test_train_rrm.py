@@ -14,7 +14,7 @@ from stage_kit import CLASSES, artefact, context, draw, scene
 
 from pmm_ray.config import CamInferConfig, HeadConfig, NetConfig, PredictConfig, ReliableConfig, RrmTrainConfig
 from pmm_ray.data.images import read_label
-from pmm_ray.losses.dense_energy import LatticeFilter
+from pmm_ray.losses.dense_energy import LatticeFilter, dense_energy
 from pmm_ray.losses.segmentation import cross_entropy
 from pmm_ray.nets.build import build_joint, load_model
 from pmm_ray.stages import fitting
@@ -100,14 +100,34 @@ def test_a_training_stopped_in_either_half_goes_on_to_the_same_network(tmp_path)
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+def test_every_setting_of_the_training_reaches_the_objective(tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(net, **given):
+        seen.update(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pmm_ray.stages.train_rrm.RrmObjective", spy)
+    train = TRAIN.model_copy(update={"energy_weight": 3e-8, "energy_gradient": "exact", "energy_sxy": 40.0,
+                                     "energy_srgb": 9.0, "joint_from": 0.25})  # fmt: skip
+    given = {"photos": photos_in(tmp_path), "net": NET, "head": HEAD, "train": train,
+             "labels": ReliableConfig(scales=(0.75, 1.0))}  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        train_rrm(**given, context=context(tmp_path / "rrm", **HERE))
+    assert (seen["energy_weight"], seen["energy_gradient"], seen["joint_from"]) == (3e-8, "exact", 0.25)
+    assert seen["scales"] == (0.75, 1.0) and seen["names"] == CLASSES.names
+    # of the crop at half its size
+    assert (seen["make_filter"].keywords["sxy"], seen["make_filter"].keywords["srgb"]) == (20.0, 9.0)
+
+
 class Written:
-    """A labeller that answers with given masks, and keeps the CAMs that it was given."""
+    """A labeller that answers with given masks, and keeps what it was given."""
 
     def __init__(self, masks: torch.Tensor):
         self.masks, self.cams = masks.numpy().astype(np.uint8), []
 
     def begin(self, images, cams, class_ids, inside):
-        self.cams, futures = cams, []
+        self.cams, self.images, self.inside, futures = cams, images, inside, []
         for image, cam, ids, mask in zip(images, cams, class_ids, self.masks, strict=True):
             futures.append(Future())
             futures[-1].set_result(LabelledCrop(image.movedim(0, -1).numpy(), cam.numpy(), ids, mask))
@@ -161,6 +181,30 @@ def test_background_and_foreground_are_averaged_each_on_its_own_and_all_losses_a
         "reliable/red": pytest.approx(7 / 8192),
         "reliable/blue": pytest.approx(3 / 8192),
     }
+
+
+def test_the_energy_is_that_of_crop_masks_and_area_at_half_size_and_labels_are_made_of_the_crop_itself():
+    masks, inside, seen = masks_with((0, 900), (1, 700)), INSIDE.clone(), []
+    inside[1, :, 40:] = False
+
+    def make_filter(images):
+        seen.append(images)
+        return lambda values: values.cumsum(dim=3)
+
+    made = objective(masks, energy_weight=1e-3, make_filter=make_filter).eval()
+    figures = made(batch(), (LABELS, inside))
+    assert torch.equal(made._labeller.images, batch()) and torch.equal(made._labeller.inside, inside)
+
+    def half(values):
+        return torch.nn.functional.interpolate(
+            values, size=(32, 32), mode="bilinear", align_corners=False, antialias=True
+        )
+
+    (images,) = seen
+    assert torch.equal(images, half(batch().float()).round().to(torch.uint8))
+    p = half(made.net(batch().float() / 127.5 - 1)["main"].softmax(dim=1))
+    energies = dense_energy(p, masks[:, ::2, ::2], inside[:, ::2, ::2], filter=lambda values: values.cumsum(dim=3))
+    torch.testing.assert_close(figures["loss_energy"], 1e-3 * energies.mean())
 
 
 @pytest.mark.parametrize("values", [(), ((0, 5),), ((2, 5),)])
