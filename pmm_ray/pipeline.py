@@ -16,7 +16,7 @@ from pmm_ray.config import Config, NetConfig, PredictConfig, Section
 from pmm_ray.errors import SettingError, UserError, within
 from pmm_ray.places import Remote, place
 from pmm_ray.stages.stage import Context, snapshot
-from pmm_ray.tracking import RunHandle
+from pmm_ray.tracking import DESCRIPTION, RunHandle
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,12 @@ class Runner:
 
     @contextlib.contextmanager
     def _recorded(self, work: _Work) -> Iterator[RunHandle]:
-        """The stage's nested run in MLflow."""
+        """The stage's nested run in MLflow. What its module has to say of its figures describes it."""
         artefact = work.artefact
         tags = {"stage": artefact.stage, "artefact": str(artefact.path), "fingerprint": artefact.fingerprint}
         tags |= self._tags | ({} if work.seed is None else {"seed": str(work.seed)})
+        if about := getattr(_module(artefact.stage), "ABOUT_FIGURES", ""):
+            tags[DESCRIPTION] = about
         with self.tracker.child(work.title, tags=tags, params=work.settings, key=artefact.fingerprint) as handle:
             yield handle
 

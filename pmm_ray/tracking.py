@@ -41,7 +41,8 @@ _T = TypeVar("_T")
 _PARENT = "mlflow.parentRunId"
 _KEY = "pmm_ray.key"
 _ROOT = "pmm_ray.root"
-_NOTE = "mlflow.note.content"
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _BATCH = 100
@@ -371,12 +372,12 @@ def _open(
 
 def _link_rows(client: Any, handle: RunHandle) -> None:
     """Describe a run by a link to MLflow's charts of its results, unless somebody has described it already."""
-    if _NOTE not in client.get_run(handle.run_id).data.tags:
+    if DESCRIPTION not in client.get_run(handle.run_id).data.tags:
         rows = quote(f"tags.row LIKE '%' and tags.`{_ROOT}` = '{handle.run_id}'")
         # by name: only sorted by date does MLflow fold runs into their parents
         order = f"orderByKey={quote('tags.`mlflow.runName`')}&orderByAsc=true"
         page = f"#/experiments/{handle.experiment_id}/runs?searchFilter={rows}&{order}&compareRunsMode=CHART"
-        client.set_tag(handle.run_id, _NOTE, f"[The results side by side]({page})")
+        client.set_tag(handle.run_id, DESCRIPTION, f"[The results side by side]({page})")
 
 
 def _find(client: Any, experiment_id: str, key: str, parent: str | None) -> Any:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pmm_ray.artefacts import Artefact, Folder, Store, digest
-from pmm_ray.config import CamTrainConfig, Config, HeadConfig, MasksConfig, NetConfig, SegTrainConfig
+from pmm_ray.config import CamTrainConfig, Config, HeadConfig, MasksConfig, NetConfig, RrmTrainConfig, SegTrainConfig
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 from pmm_ray.pipeline import Runner
@@ -130,7 +130,7 @@ def test_a_missing_weights_file_is_told_before_any_work(tmp_path, calls):
 NETWORKS = {
     "train_cam": {"train": CamTrainConfig()},
     "train_seg": {"train": SegTrainConfig(), "arch": "pspnet"},
-    "train_rrm": {"head": HeadConfig()},
+    "train_rrm": {"train": RrmTrainConfig(), "head": HeadConfig()},
 }
 
 

@@ -115,7 +115,7 @@ def _cells(table: Path) -> list[list[str]]:
 def test_the_second_step_learns_from_the_first_ones_masks_by_its_settings_with_pus_and_cycles(ablation):
     folder, _ = ablation
     changes = ("pus.variant=rescale", "cycles={count: 1, pus: true}")
-    changes += ("rrm.label_filter=false", "rrm.crf={preset: ppg}")
+    changes += ("eval.crf=false", "rrm.label_filter=false", "rrm.crf={preset: ppg}")
     output = run_here(words(folder, "recipe=rrm_two_step", "name=more", *changes))
     assert "+ cycle 1" in output
     read = [json.loads(path.read_text()) for path in (folder / "store").glob("*/*/manifest.json")]
@@ -151,4 +151,5 @@ def test_mlflow_has_the_shares_of_labelled_pixels_by_class_and_the_pictures(abla
     shares = {name: value for name, value in run.data.metrics.items() if name.startswith("reliable")}
     assert {"reliable", "reliable/background"} < shares.keys() and len(shares) >= 7
     assert run.data.metrics["loss_energy"] < 0
+    assert "negative by construction" in run.data.tags["mlflow.note.content"]
     assert [item.path for item in client.list_artifacts(run.info.run_id, "labels")] == ["labels/epoch-0002.png"]

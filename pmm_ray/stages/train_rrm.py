@@ -26,6 +26,11 @@ from pmm_ray.teams import Team
 from pmm_ray.training import Plan
 from pmm_ray.training import train as train_plan
 
+ABOUT_FIGURES = (
+    "`loss_energy` is negative by construction, so `loss` may be; it says nothing by its size, only by comparison. "
+    "`reliable` is the share of the photos' pixels that got a label, `reliable/<class>` that of each class."
+)
+
 
 def train_rrm(
     *,

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stage_kit
 import torch
 from PIL import Image
+from ray import cloudpickle
 from stage_kit import CLASSES, artefact, context, draw, scene
 
 from pmm_ray.config import CamInferConfig, HeadConfig, NetConfig, PredictConfig, ReliableConfig, RrmTrainConfig
@@ -73,6 +75,21 @@ def test_the_stage_leaves_a_network_that_makes_cams_and_masks_and_shows_its_labe
                   context=context(tmp_path / "masks", **HERE))  # fmt: skip
     mask = read_label(tmp_path / "masks/masks/c/d.png")
     assert mask.shape == (40, 60) and set(np.unique(mask)) <= {0, 1}
+
+
+@pytest.mark.ray
+def test_two_workers_train_the_network_that_one_does(ray_session, tmp_path):
+    cloudpickle.register_pickle_by_value(stage_kit)
+    given = {"photos": photos_in(tmp_path), "net": NET, "head": HEAD, "train": TRAIN, "labels": ReliableConfig()}
+    places = ((0, tmp_path / "here"), (2, tmp_path / "workers"))
+    for workers, out in places:
+        train_rrm(**given, context=context(out, gpu="no", train_workers=workers))
+    one, two = ([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] for _, out in places)
+    for epoch, same in zip(one, two, strict=True):
+        assert {**same, "seconds": 0} == pytest.approx({**epoch, "seconds": 0}, rel=1e-4)
+    one, two = (load_model(out / "model.pt")[0].state_dict() for _, out in places)
+    # in the mean: AdamW makes a whole step of a gradient that is rounding alone
+    assert all((two[name] - value).float().abs().mean() < 1e-4 for name, value in one.items())
 
 
 class Stops:
