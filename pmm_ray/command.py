@@ -104,7 +104,6 @@ def load_data(config: Config) -> Dataset:
 def protocol(config: Config, data: Dataset) -> str:
     """One line that says on what the figures of a table were measured."""
     from pmm_ray.config import CrfConfig
-    from pmm_ray.method import crf_in_words
 
     parts = []
     if data.train.truth is not None:
@@ -118,8 +117,8 @@ def protocol(config: Config, data: Dataset) -> str:
     if config.recipe.startswith("rrm"):
         parts.append("train masks of a network in one step are its own")
         if config.eval.crf:
-            both = [crf_in_words(crf) for crf in (config.rrm.crf, CrfConfig(preset="segmentation"))]
-            parts.append(f"val + CRF: {both[0]} in one step, {both[1]} otherwise")
+            after = CrfConfig(preset="segmentation")
+            parts.append(f"val + CRF: {config.rrm.crf.words} in one step, {after.words} otherwise")
     if config.eval.boundary:
         parts.append(f"along outlines: within {config.eval.boundary:g} of the diagonal")
     if config.cycles.checkpoint == "best_val" and config.recipe != "rrm":

@@ -270,6 +270,12 @@ class CrfConfig(Section):
         "numba", description="this package's engine, or pydensecrf for comparison, which is the extra 'pydensecrf'"
     )
 
+    @property
+    def words(self) -> str:
+        """As in 'CRF preset segmentation, gaussian_sxy 3': the preset, and what differs from it."""
+        changes = self.model_dump(exclude={"preset", "backend"}, exclude_none=True)
+        return ", ".join([f"CRF preset {self.preset}", *(f"{name} {value:g}" for name, value in changes.items())])
+
 
 class TrimapConfig(Section):
     """Mat-Label: which pixels are certain before matting decides the others."""

@@ -51,12 +51,6 @@ def _metric(column: str) -> str:
     return f"{groups.get(suffix, 'mIoU')}/{column.removesuffix(suffix).replace(' + ', ' with ')}"
 
 
-def crf_in_words(crf: CrfConfig) -> str:
-    """A CRF in words: 'CRF preset segmentation', and what differs from the preset."""
-    changes = crf.model_dump(exclude={"preset", "backend"}, exclude_none=True)
-    return ", ".join([f"CRF preset {crf.preset}", *(f"{name} {value:g}" for name, value in changes.items())])
-
-
 @dataclass
 class Method:
     """The stages with run, config and data set bound: a recipe names only what goes from one to the next."""
@@ -248,7 +242,7 @@ class Method:
         how = "no labels given, no CRF"
         values = self._score(val, predicted, "raw", "val", f"{title}: score on val", how=how)
         if crf is not None:
-            how, title = f"no labels given, {crf_in_words(crf)}", f"{title}: score on val with CRF"
+            how, title = f"no labels given, {crf.words}", f"{title}: score on val with CRF"
             values |= self._score(val, predicted, "masks", "val + CRF", title, how=how)
         return values
 
