@@ -1,7 +1,6 @@
 """Labels to classifier."""
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ray import cloudpickle
 
 from pmm_ray.config import CamTrainConfig, ClusterConfig, D2CamConfig, NetConfig
 from pmm_ray.data.dataset import Classes, Photo, Photos
@@ -25,8 +23,6 @@ from pmm_ray.teams import LocalTeam
 
 NET = NetConfig(backbone="test_resnet", weights="none", output_stride=32, batch_norm="train")
 TRAIN = CamTrainConfig(epochs=2, batch_size=4, crop=32, lr=1e-3)
-# Workers cannot import this file: its log travels whole.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 CLASSES = Classes(("background", "red", "green"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))
 
@@ -40,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 
 class FileLog:
-    """Appends to a file, so that it works from another process."""
+    """Appends to a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -71,10 +67,8 @@ def work(folder: Path, train: CamTrainConfig, rough_masks=None) -> tuple[torch.n
     return load_model(out / "model.pt")
 
 
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
-def test_stage_leaves_model_metrics_and_facts_and_is_done_when_asked_again(ray_session, tmp_path):
-    context = Context(out=tmp_path / "out", seed=0, cluster=ClusterConfig(gpu="no", train_workers=2),
+def test_stage_leaves_model_metrics_and_facts_and_is_done_when_asked_again(tmp_path):
+    context = Context(out=tmp_path / "out", seed=0, cluster=ClusterConfig(gpu="no", train_workers=0),
                       log=FileLog(tmp_path / "log"), title="cam")  # fmt: skip
     given = {"photos": photos_in(tmp_path), "rough_masks": None, "net": NET, "train": TRAIN}
     facts = train_cam.train_cam(**given, context=context)
