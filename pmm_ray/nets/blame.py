@@ -96,6 +96,8 @@ def _sight(module: Any, height: int, width: int) -> tuple[tuple[int, ...] | None
     except NotImplementedError:
         return None, ""
     except Exception as error:
+        if "meta tensor" in str(error):
+            return None, ""
         return None, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
