@@ -103,7 +103,7 @@ def load_data(config: Config) -> Dataset:
 
 def protocol(config: Config, data: Dataset) -> str:
     """One line that says on what the figures of a table were measured."""
-    from pmm_ray.config import CrfConfig
+    from pmm_ray.config import SEGMENTATION_CRF
 
     parts = []
     if data.train.truth is not None:
@@ -117,8 +117,7 @@ def protocol(config: Config, data: Dataset) -> str:
     if config.recipe.startswith("rrm"):
         parts.append("train masks of a network in one step are its own")
         if config.eval.crf:
-            after = CrfConfig(preset="segmentation")
-            parts.append(f"val + CRF: {config.rrm.crf.words} in one step, {after.words} otherwise")
+            parts.append(f"val + CRF: {config.rrm.crf.words} in one step, {SEGMENTATION_CRF.words} otherwise")
     if config.eval.boundary:
         parts.append(f"along outlines: within {config.eval.boundary:g} of the diagonal")
     if config.cycles.checkpoint == "best_val" and config.recipe != "rrm":

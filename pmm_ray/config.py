@@ -277,6 +277,10 @@ class CrfConfig(Section):
         return ", ".join([f"CRF preset {self.preset}", *(f"{name} {value:g}" for name, value in changes.items())])
 
 
+SEGMENTATION_CRF = CrfConfig(preset="segmentation")
+"""Comes after a segmentation network, where nothing else is said."""
+
+
 class TrimapConfig(Section):
     """Mat-Label: which pixels are certain before matting decides the others."""
 
@@ -418,7 +422,7 @@ class CyclesConfig(Section):
     count: int = Field(1, ge=0, description="cycles after the first training")
     label_filter: bool = Field(True, description="keep only background and image-level classes in the next masks")
     pus: bool = Field(False, description="use PUS in the cycles too (released: only in the first training)")
-    crf: CrfConfig = CrfConfig(preset="segmentation")
+    crf: CrfConfig = SEGMENTATION_CRF
     checkpoint: Literal["last", "best_val"] = Field(
         "last", description="'best_val' chooses by validation mIoU: it looks at ground truth and is labelled so"
     )

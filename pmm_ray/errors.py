@@ -17,6 +17,11 @@ class SettingError(UserError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says first, in 200 characters at most; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 @contextmanager
 def within(section: str) -> Iterator[None]:
     """SettingErrors of the block as UserErrors with the whole key: 'seg.net.backbone=resnet81: ...'."""

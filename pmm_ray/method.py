@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pmm_ray.artefacts import Artefact, Folder
-from pmm_ray.config import CamTrainConfig, Config, CrfConfig, MasksConfig, PredictConfig, PusConfig, RrmConfig
+from pmm_ray.config import (
+    SEGMENTATION_CRF,
+    CamTrainConfig,
+    Config,
+    CrfConfig,
+    MasksConfig,
+    PredictConfig,
+    PusConfig,
+    RrmConfig,
+)
 from pmm_ray.data.dataset import Dataset, Split
 from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Network, Runner
@@ -112,7 +121,7 @@ class Method:
         model = self._best_on_val(model, title=title) if choose else model
         if masks.stage != "truth_masks":  # ground truth makes an upper bound, not a network to use
             self.run.networks.append(Network(title, model, self.config.seg.predict))
-        crf = CrfConfig(preset="segmentation") if self.config.eval.crf else None
+        crf = SEGMENTATION_CRF if self.config.eval.crf else None
         return model, self._score_on_val(model, title=title, predict=self.config.seg.predict, crf=crf) | active
 
     def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact:

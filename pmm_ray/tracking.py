@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pmm_ray.artefacts import commit
-from pmm_ray.errors import UserError
+from pmm_ray.errors import UserError, first_line
 from pmm_ray.files import local_file, readable
 from pmm_ray.flat import cell, flatten, numbers, shortened, text, texts
 from pmm_ray.places import Remote
@@ -249,7 +249,7 @@ def open_tracker(*, enabled: bool, uri: str | None, experiment: str, store: Path
                 return Tracker(address, client.create_experiment(experiment, artifact_location=location))
         except Exception as error:
             raise UserError(
-                f"tracking.uri: MLflow cannot use {_shown(address)} ({_first_line(error)}); start the server or mend "
+                f"tracking.uri: MLflow cannot use {_shown(address)} ({first_line(error)}); start the server or mend "
                 "the address, leave it out for a local database, or set tracking.enabled=false"
             ) from error
     if found.lifecycle_stage != "active":
@@ -321,7 +321,7 @@ class _Connection:
             self._rests_until = now + 10 * (now - begun)
             if not self._warned:
                 self._warned = True
-                _logger.warning("MLflow did not take %s; the work goes on (%s)", what, _first_line(error))
+                _logger.warning("MLflow did not take %s; the work goes on (%s)", what, first_line(error))
             return None
 
 
@@ -453,7 +453,3 @@ def _shown(uri: str) -> str:
     if parts.password is None:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -147,7 +147,9 @@ def test_mlflow_has_the_shares_of_labelled_pixels_by_class_and_the_pictures(abla
     folder, _ = ablation
     client = MlflowClient(f"sqlite:///{folder}/store/mlflow.db")
     experiment = client.get_experiment_by_name("pmm_ray").experiment_id
-    run = client.search_runs([experiment], "tags.stage = 'train_rrm' and tags.mlflow.runName = 'RRM'")[-1]
+    (parts,) = client.search_runs([experiment], "tags.mlflow.runName = 'parts'")
+    own = f"tags.`pmm_ray.root` = '{parts.info.run_id}'"
+    (run,) = client.search_runs([experiment], f"{own} and tags.stage = 'train_rrm' and tags.mlflow.runName = 'RRM'")
     shares = {name: value for name, value in run.data.metrics.items() if name.startswith("reliable")}
     assert {"reliable", "reliable/background"} < shares.keys() and len(shares) >= 7
     assert run.data.metrics["loss_energy"] < 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pmm_ray.config import ClusterConfig
-from pmm_ray.errors import UserError
+from pmm_ray.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _start(cluster: ClusterConfig) -> Path | None:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         where = f"at {address}" if address else "on this machine"
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"no Ray {where}: {first}; see cluster.address (null starts a local one)") from error
+        why = f"{where}: {first_line(error)}"
+        raise UserError(f"no Ray {why}; see cluster.address (null starts a local one)") from error
     # Ray puts its own handler in place of the program's, which knows better what a termination means.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)

@@ -69,8 +69,9 @@ def reliable_labels(
     """
     if rule not in ("union", "agreement", "crf"):
         raise ValueError(f"no rule {rule!r}; there are union, agreement, crf")
-    _check_shares(min_score=min_score, top_share=top_share, min_background=min_background)
-    _check_shares(min_probability=min_probability)
+    _check_shares(
+        min_score=min_score, top_share=top_share, min_background=min_background, min_probability=min_probability
+    )
     for name, alpha in (("cam", cam_alpha), ("foreground", foreground_alpha), ("background", background_alpha)):
         if not alpha > 0:
             raise ValueError(f"{name}_alpha must be above 0, got {alpha}")

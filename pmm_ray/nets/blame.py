@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from pmm_ray.errors import SettingError
+from pmm_ray.errors import SettingError, first_line
 
 _logger = logging.getLogger(__name__)
 _LARGE = 128
@@ -48,7 +48,7 @@ def built(
         return build(**given)
     except Exception as error:
         without = given | {"pretrained": False}
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        why = first_line(error)
         what = f"{arch} on {backbone}" if arch else backbone
         if _succeeds(build, without):
             if weights != "pretrained":
@@ -98,7 +98,7 @@ def _sight(module: Any, height: int, width: int) -> tuple[tuple[int, ...] | None
     except Exception as error:
         if "meta tensor" in str(error):
             return None, ""
-        return None, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return None, first_line(error)
 
 
 def _succeeds(build: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:

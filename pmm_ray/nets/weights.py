@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pmm_ray.errors import UserError
+from pmm_ray.errors import UserError, first_line
 from pmm_ray.files import local_file, readable
 
 
@@ -50,7 +50,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
                 return load_file(file)
         state = torch.load(readable(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a state dict that can be loaded safely ({_first_line(error)})") from error
+        raise UserError(f"{path}: not a state dict that can be loaded safely ({first_line(error)})") from error
     for wrapping in ("state_dict", "model", "state"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
             state = state[wrapping]
@@ -73,7 +73,3 @@ def _renamed(state: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tens
 def _few(keys: list[str], shown: int = 3) -> str:
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return ", ".join(keys[:shown]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -25,7 +25,7 @@ from measure import digits, middle, spread
 from PIL import Image
 from torch import Tensor
 
-from pmm_ray.cluster.fit import KEEP_MEMORY
+from pmm_ray.cluster.fit import KEEP_MEMORY, environment
 from pmm_ray.config import ReliableConfig, RrmTrainConfig
 from pmm_ray.losses.dense_energy import LatticeFilter
 from pmm_ray.masks.crf import compile_engine
@@ -193,5 +193,6 @@ def _show(times: dict[str, list[float]], given: argparse.Namespace, *, mean_clas
 if __name__ == "__main__":
     if not KEEP_MEMORY.keys() <= os.environ.keys():
         # the C library reads them when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**KEEP_MEMORY, **os.environ})
+        with environment(KEEP_MEMORY):
+            os.execv(sys.executable, [sys.executable, *sys.argv])
     main()

@@ -183,7 +183,7 @@ class Asked(Said):
 
 def test_each_alpha_is_of_its_own_background_score():
     image, cam = np.zeros((1, 4, 3), np.uint8), row(0.9, 0.5, 0.4, 0.0)[None]
-    crf = Asked([row(0.1, 0.2, 0.3, 0.9)[0:1]] * 2, [row(0.1, 0.2, 0.3, 0.9)[0:1]] * 2)
+    crf = Asked([row(0.1, 0.2, 0.3, 0.9)] * 2, [row(0.1, 0.2, 0.3, 0.9)] * 2)
     reliable_labels(image, cam, [1], foreground_alpha=1.5, background_alpha=7.0, crf=crf)
     np.testing.assert_allclose(crf.scores[:, 0], [(1 - cam[0]) ** 1.5, (1 - cam[0]) ** 7.0], rtol=1e-6)
     reliable_labels(image, cam, [1], rule="crf", foreground_alpha=1.5, crf=crf)

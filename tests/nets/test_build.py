@@ -40,22 +40,19 @@ def test_output_stride_16_doubles_the_map():
     assert net.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 4, 4)
 
 
+VIT = {"backbone": "vit_tiny_patch16_224", "output_stride": 16, "num_classes": 3}
+SMALL = {"img_size": 64, "embed_dim": 12, "depth": 1, "num_heads": 1}
+ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
+
+
 def test_transformer_features_come_channels_first():
     options = {"img_size": 64, "window_size": 2, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
     swin = build_classifier(
         backbone="swin_tiny_patch4_window7_224", options=options, output_stride=32, weights="none", num_classes=3
     )
     assert swin.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 2, 2)
-    options = {"img_size": 64, "embed_dim": 12, "depth": 1, "num_heads": 1}
-    plain = build_classifier(
-        backbone="vit_tiny_patch16_224", options=options, output_stride=16, weights="none", num_classes=3
-    )
+    plain = build_classifier(**VIT, options=SMALL, weights="none")
     assert plain.cam(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 4, 4)
-
-
-VIT = {"backbone": "vit_tiny_patch16_224", "output_stride": 16, "num_classes": 3}
-SMALL = {"img_size": 64, "embed_dim": 12, "depth": 1, "num_heads": 1}
-ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
 
 
 def test_the_patches_of_a_plain_transformer_lie_as_in_the_image():
