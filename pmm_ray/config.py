@@ -313,7 +313,7 @@ class MattingConfig(Section):
     kind: Literal["closed_form", "knn", "random_walk"] = Field(
         "closed_form", description="what says which pixels look alike: pymatting's closed form, kNN, or random walk"
     )
-    epsilon: Positive = Field(1e-4, description="closed form: how freely colours may leave their line")
+    epsilon: float = Field(1e-4, ge=1e-6, description="closed form: how freely colours may leave their line")
     size: int = Field(
         320,
         ge=16,

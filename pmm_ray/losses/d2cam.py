@@ -94,6 +94,7 @@ def stability(scores: Tensor, averaged: Tensor, labels: Tensor) -> Tensor:
     """Mean absolute difference to the scores of the moving average of all networks so far.
 
     `1 / |L| sum_{c in L} mean_i |x_ci - y_ci|` with L the background and the image's classes, y the average's scores.
+    The mean is over the whole crop as SEAM's equivariance is: also where it was filled, both should say the same.
 
     Args:
         scores: (N, C + 1, h, w) in [0, 1].

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from numba.core.caching import UserProvidedCacheLocator
 
 _ENGINE = ("jit", "vectors", "lattice", "meanfield")
 """The files whose code ends up in compiled functions."""
+_OWN_THREADS = {"THREADING_LAYER": "workqueue"}
+"""Numba's, whenever they start: those of OpenMP, which torch uses too, stay as many as they were."""
 
 
 @cache
@@ -71,16 +73,34 @@ def jit(function: Callable[..., Any]) -> Any:
 def kept(library: str | None = None) -> Iterator[None]:
     """Inside the block, functions that ask numba for a cache get `cache_folder(library)`, where there is one.
 
-    Numba's own choice for a library is beside its source, or in a home: places that a job may be unable to write. And
-    where a library has functions for several threads, those of OpenMP, which torch uses too, stay as many as they were.
+    Numba's own choice for a library is beside its source, or in a home: places that a job may be unable to write.
     """
     folder = cache_folder(library)
-    config: Any = numba.config
-    inside = {"THREADING_LAYER": "workqueue"}
+    inside = dict(_OWN_THREADS)
     if folder is not None:
         inside |= {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": f"{__name__}.{ByContent.__name__}"}
-    before = {name: getattr(config, name) for name in inside}
-    for name, value in inside.items():
+    with _configured(inside):
+        yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block, a library's functions for several threads have one, as an actor has one CPU."""
+    with _configured(_OWN_THREADS):
+        before = numba.get_num_threads()  # starts them
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _configured(values: Mapping[str, str]) -> Iterator[None]:
+    """Numba's settings for the time of the block."""
+    config: Any = numba.config
+    before = {name: getattr(config, name) for name in values}
+    for name, value in values.items():
         setattr(config, name, value)
     try:
         yield

@@ -21,6 +21,8 @@ _TOLERANCE = 1e-4
 """Of the residual, to that of zeros. Labels differ from those of 1e-7 at a thousandth of the unknown pixels."""
 _MOST_STEPS = 5000
 _RANDOM_WALK_BETA, _LEAST_WEIGHT = 900.0, 1e-4
+LEAST_EPSILON = 1e-6
+"""Of the closed form. Below, rounding makes Laplacians of grey photos indefinite, and then divides by zero."""
 
 
 def laplacian(image: NDArray[np.uint8], *, kind: Kind, epsilon: float) -> Laplacian:
@@ -38,8 +40,8 @@ def laplacian(image: NDArray[np.uint8], *, kind: Kind, epsilon: float) -> Laplac
     Args:
         image: (H, W, 3) uint8 RGB, H and W at least 3.
         kind: Which.
-        epsilon: Of `closed_form` alone, > 0. pymatting has 1e-7; a CAM leaves so much unknown that this takes minutes
-            for some photos, and smooth mattes are no loss where labels are wanted.
+        epsilon: Of `closed_form` alone, at least `LEAST_EPSILON`. pymatting has 1e-7; a CAM leaves so much unknown that
+            this takes minutes for some photos, and smooth mattes are no loss where labels are wanted.
 
     Returns:
         (H W, H W) symmetric, positive semi-definite, its rows sum to 0; pixels in row order.
@@ -62,8 +64,9 @@ def solve(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Values of all pixels, of which some are known: `L_UU x_U = -L_UK x_K`, for several sets of values at once.
 
-    By conjugate gradients with the diagonal as preconditioner, from `start`, which also stands where nothing ties an
-    unknown pixel to a known one. Where nothing ties any to one that is not 0, all are 0.
+    By conjugate gradients with the diagonal as preconditioner, from `start`. Unknown pixels that are tied to each other
+    and to no known one take the mean of `start` over them, weighted by the diagonal. Where nothing ties any to one that
+    is not 0, all are 0.
 
     Args:
         matrix: (N, N), see `laplacian`.
@@ -117,13 +120,16 @@ def _of_weights(weights: Laplacian) -> Laplacian:
 
 def _nearest(colours: NDArray[np.float64]) -> Laplacian:
     """As pymatting's `knn_laplacian`: 1 for each time that one of two pixels is among the nearest of the other."""
+    from pmm_ray.masks.jit import one_thread
+
     height, width = colours.shape[:2]
     place = np.stack(np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height)), axis=-1)
     weights = scipy.sparse.csr_matrix((height * width, height * width))
     for count, weight in ((20, 2.0), (10, 0.1)):
         features = np.concatenate([colours, weight * place], axis=2).reshape(-1, 5).astype(np.float32)
         count = min(count, len(features))
-        _, nearest = pymatting().knn(features, features, k=count)
+        with one_thread():
+            _, nearest = pymatting().knn(features, features, k=count)
         starts = np.arange(0, nearest.size + 1, count)
         weights += scipy.sparse.csr_matrix((np.ones(nearest.size), nearest.ravel(), starts), weights.shape)
     return weights + weights.T

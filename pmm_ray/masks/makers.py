@@ -84,8 +84,8 @@ class Made:
     """A mask (H, W) uint8; and what the maker `matting` knew, all others have none of it.
 
     `certain` is the share of the pixels that its trimap is certain of: of the background, then of each class by its id.
-    `fell_back` are the ids of classes that had no matte and whose CAM stands in for one. `trimap` is (H, W) uint8 with
-    255 where unknown, `mattes` (K, H, W) float32 in [0, 1] by id.
+    `fell_back` are the ids of classes that had no matte (see `Matting.mattes`) and whose CAM stands in for one.
+    `trimap` is (H, W) uint8 with 255 where unknown, `mattes` (K, H, W) float32 in [0, 1] by id.
     """
 
     mask: Mask

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pmm_ray.masks.cam import FloatArray, Mask, by_class
 from pmm_ray.masks.guided import GuidedUpsampling, resized
-from pmm_ray.masks.laplacian import Kind, Laplacian, laplacian, solve
+from pmm_ray.masks.laplacian import LEAST_EPSILON, Kind, Laplacian, laplacian, solve
 from pmm_ray.masks.trimap import UNKNOWN, cam_trimap
 
 _GUIDED_RADIUS, _GUIDED_EPSILON = 2, 1e-4
@@ -90,8 +90,9 @@ class Matting:
     def __init__(self, image: NDArray[np.uint8], *, kind: Kind, epsilon: float, size: int) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"the image must be (H, W, 3) uint8 RGB, got {image.dtype} of shape {image.shape}")
-        if not (size >= 16 and epsilon > 0):
-            raise ValueError(f"matting needs a size of at least 16 and an epsilon above 0, got {size} and {epsilon}")
+        if not (size >= 16 and epsilon >= LEAST_EPSILON):
+            least = f"a size of at least 16 and an epsilon of at least {LEAST_EPSILON:g}"
+            raise ValueError(f"matting needs {least}, got {size} and {epsilon}")
         self._image, self._kind, self._epsilon = image, kind, epsilon
         scale = min(1.0, size / max(image.shape[:2]))
         height, width = (max(_LEAST_SIDE, round(side * scale)) for side in image.shape[:2])
@@ -185,13 +186,22 @@ def merge_mattes(alpha: FloatArray, labels: NDArray[np.uint8], *, margin: float)
     return mask
 
 
-def _made_small(trimap: Mask, shape: tuple[int, ...], labels: NDArray[np.uint8]) -> Mask:
-    """The nearest pixels; where that leaves nothing certain of a class, the cells that hold any of it."""
+def _made_small(trimap: Mask, shape: tuple[int, int], labels: NDArray[np.uint8]) -> Mask:
+    """The nearest pixels; of a label that is then nowhere certain, the cells that hold any of it.
+
+    No cell is taken from a label that would be nowhere certain without it. Background is the first to take one, since
+    without any no class has a matte.
+    """
     rows, columns = (
         ((np.arange(count) + 0.5) * of / count).astype(np.intp) for count, of in zip(shape, trimap.shape, strict=True)
     )
     small = trimap[rows[:, None], columns]
+    held = np.bincount(small.ravel(), minlength=256)
     for label in np.setdiff1d(np.intersect1d(labels, trimap), small):
-        y, x = np.nonzero(trimap == label)
-        small[y * shape[0] // trimap.shape[0], x * shape[1] // trimap.shape[1]] = label
+        for y, x in np.argwhere(trimap == label):
+            cell = y * shape[0] // trimap.shape[0], x * shape[1] // trimap.shape[1]
+            if small[cell] == UNKNOWN or held[small[cell]] > 1:
+                held[small[cell]] -= 1
+                held[label] += 1
+                small[cell] = label
     return small

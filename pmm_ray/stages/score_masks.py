@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pmm_ray.data.cams import full_size
 from pmm_ray.data.dataset import Photos, Truth
 from pmm_ray.data.images import check_same_size, read_label
 from pmm_ray.masks.contrast import Contrasts, contrast
+from pmm_ray.masks.crf import Backend
 from pmm_ray.masks.makers import pseudo_masks
 from pmm_ray.metrics import Compared
 from pmm_ray.stages.cam_files import cam_places, read_with_cam
@@ -50,29 +52,38 @@ def score_part(rows: Sequence[Row], settings: Sequence[MasksConfig], *, num_clas
     """For each setting, the result of each row: status, error and the columns of `SCORE_FACTS`."""
     results: list[list[Row]] = [[] for _ in settings]
     for row in rows:
-        try:
-            found = _score(row, settings, num_classes=num_classes)
-        except Exception as error:
-            found = [failed(row, error)] * len(settings)
-        for of_setting, result in zip(results, found, strict=True):
+        for of_setting, result in zip(results, _tried(row, settings, num_classes=num_classes), strict=True):
             of_setting.append(result)
     return results
 
 
+def _tried(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> list[Row]:
+    """All settings on one image, and why one fails there: by itself, not by those that it happened to meet."""
+    try:
+        return _score(row, settings, num_classes=num_classes)
+    except Exception as error:
+        if len(settings) == 1:
+            return [failed(row, error)]
+        return [one for setting in settings for one in _tried(row, [setting], num_classes=num_classes)]
+
+
 def _score(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> list[Row]:
-    """All settings on one image."""
     image, stored = read_with_cam(row)
     truth = None if row["truth"] is None else read_label(row["truth"])
     if truth is not None:
         check_same_size(truth, image.shape[:2], path=row["truth"])
     compared = None if truth is None else Compared(truth, num_classes=num_classes)
     seen = _Seen(image, stored.cam, stored.class_ids)
-    makers = [mask_setting(setting) for setting in settings]
-    backend = settings[0].used_crf.backend
+    cam = full_size(stored)
+    by_backend: dict[Backend, list[int]] = defaultdict(list)
+    for index, setting in enumerate(settings):
+        by_backend[setting.used_crf.backend].append(index)
     results: list[Row] = [{}] * len(settings)
-    for index, mask in pseudo_masks(image, full_size(stored), stored.class_ids, makers, backend=backend):
-        counts = {} if compared is None else sparse(compared.with_prediction(mask))
-        results[index] = succeeded(row, counts | seen.contrasts(mask))
+    for backend, members in by_backend.items():
+        makers = [mask_setting(settings[index]) for index in members]
+        for place, mask in pseudo_masks(image, cam, stored.class_ids, makers, backend=backend):
+            counts = {} if compared is None else sparse(compared.with_prediction(mask))
+            results[members[place]] = succeeded(row, counts | seen.contrasts(mask))
     return results
 
 

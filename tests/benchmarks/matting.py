@@ -1,16 +1,17 @@
 """Matting: what an image takes, by kind of Laplacian and working size, and how the mask stage scales with its actors.
 
-The first table is one thread's CPU time in this process, of each photo's Laplacian, its mattes (the system solved for
-each class, and the guided filter where the photo is larger) and their merging; also for so many trimaps of one photo,
-as a sweep asks for them, which share the Laplacian. The second runs the stage through Ray Data, JPEG and CAMs in, PNG
-and table out, as the benchmark `masks` does.
+The first table is this process's CPU time, one thread at a time, of each photo's Laplacian, its mattes (the system
+solved for each class, and the guided filter where the photo is larger) and their merging; also for so many trimaps of
+one photo, as a sweep asks for them, which share the Laplacian. The second runs the stage through Ray Data, JPEG and
+CAMs in, PNG and table out, as the benchmark `masks` does.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -48,12 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2], help="(default 1 2)")
     given = parser.parse_args(arguments)
     folder = photos.photo_folder(given.shared)
-    spent, _ = measure.timed(pymatting)
-    print(f"pymatting was there after {spent / 1e3:.1f} s; where its cache is empty it compiles, once on a machine.\n")
+    there = _spent(pymatting) / 1e3
+    print(f"pymatting was there after {there:.1f} s; where its cache is empty it compiles, once on a machine.\n")
     examples = [photos.load(folder, name) for name in photos.choose(folder, given.photos)]
     _show_kinds([_Photo(example) for example in examples], given)
     with tempfile.TemporaryDirectory(prefix="bench") as temporary:
         _show_actors(Path(temporary), folder, given)
+
+
+def _spent(function: Callable[[], Any]) -> float:
+    """Milliseconds of this process's CPU time: the search for nearest neighbours has a thread of its own."""
+    start = time.process_time()
+    function()
+    return 1e3 * (time.process_time() - start)
 
 
 class _Photo:
@@ -64,9 +72,9 @@ class _Photo:
     def times(self, kind: Any, size: int) -> tuple[float, float, float]:
         """Milliseconds of the Laplacian, of mattes and mask, and of the mattes and masks of all `HIGHS`."""
         matting = Matting(self.image, kind=kind, epsilon=SETTINGS.matting.epsilon, size=size)
-        first, _ = measure.timed(lambda: matting._laplacian)
-        one, _ = measure.timed(self._mask, matting, TRIMAP.high)
-        many, _ = measure.timed(lambda: [self._mask(matting, high) for high in HIGHS])
+        first = _spent(lambda: matting._laplacian)
+        one = _spent(lambda: self._mask(matting, TRIMAP.high))
+        many = _spent(lambda: [self._mask(matting, high) for high in HIGHS])
         return first, one, many
 
     def _mask(self, matting: Matting, high: float) -> Any:
@@ -92,7 +100,7 @@ def _show_kinds(found: list[_Photo], given: argparse.Namespace) -> None:
         f"Matting, {len(found)} photos of {photos.SHORT} x {photos.LONG}",
         ("", "size", "Laplacian ms", "mattes ms", "both ms", "min .. max", f"{len(HIGHS)} trimaps"),
         rows,
-        "Thread CPU time, medians over photos. size: the long side at which matting is done; below that of the photo",
+        "CPU time, medians over photos. size: the long side at which matting is done; below that of the photo",
         f"mattes are brought to its size. {classes:.2f} classes a photo, {100 * unknown:.0f} % of the pixels unknown.",
         f"{len(HIGHS)} trimaps: how many times as long so many take on one photo as one does.",
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from pmm_ray.masks.laplacian import laplacian, pymatting, solve
+from pmm_ray.masks.jit import cache_folder
+from pmm_ray.masks.laplacian import LEAST_EPSILON, laplacian, pymatting, solve
 
 KINDS = ("closed_form", "knn", "random_walk")
 
@@ -23,6 +26,32 @@ def test_a_laplacian_is_symmetric_semi_definite_and_constants_cost_nothing(photo
     np.testing.assert_allclose(dense, dense.T, atol=1e-9)
     np.testing.assert_allclose(dense.sum(axis=1), 0, atol=1e-9)
     assert np.linalg.eigvalsh(dense).min() > -1e-8
+
+
+def test_a_grey_photos_is_semi_definite_down_to_the_least_epsilon():
+    grey = np.random.default_rng(0).integers(0, 256, (9, 11, 1), dtype=np.uint8).repeat(3, axis=2)
+    matrix = laplacian(grey, kind="closed_form", epsilon=LEAST_EPSILON).toarray()
+    assert np.linalg.eigvalsh(matrix).min() > -1e-6
+
+
+def test_closed_form_is_levins_equation_in_one_window(photo):
+    image, epsilon = np.random.default_rng(0).integers(0, 256, (3, 3, 3), dtype=np.uint8), 0.2
+    colours = image.reshape(9, 3) / 255
+    centred = colours - colours.mean(axis=0)
+    spread = centred.T @ centred / 9 + epsilon / 9 * np.eye(3)
+    expected = np.eye(9) - (1 + centred @ np.linalg.solve(spread, centred.T)) / 9
+    np.testing.assert_allclose(laplacian(image, kind="closed_form", epsilon=epsilon).toarray(), expected, atol=1e-9)
+
+
+def test_the_search_for_nearest_neighbours_keeps_to_one_thread(photo, monkeypatch):
+    import numba
+
+    library, threads = pymatting(), []
+    search = library.knn
+    monkeypatch.setattr(library, "knn", lambda *a, **k: threads.append(numba.get_num_threads()) or search(*a, **k))
+    before = numba.get_num_threads()
+    laplacian(photo(8, 9)[0], kind="knn", epsilon=1e-4)
+    assert threads == [1, 1] and numba.get_num_threads() == before
 
 
 def test_the_random_walk_weighs_eight_neighbours_by_their_colours_by_hand():
@@ -76,6 +105,18 @@ def test_values_of_nothing_but_zeros_have_zeros_as_their_solution_and_nothing_un
     np.testing.assert_array_equal(solve(matrix, np.full(25, True), values, np.zeros((1, 25)))[0], values)
 
 
+def test_what_is_tied_to_nothing_known_takes_the_mean_of_its_start():
+    # two paths 0-1-2 and 3-4-5, their inner pixels with twice the diagonal
+    path = np.array([[1, -1, 0], [-1, 2, -1], [0, -1, 1]])
+    matrix = scipy.sparse.csr_matrix(np.kron(np.eye(2), path).astype(float))
+    known, values = np.arange(6) == 0, np.array([[0.7, 0, 0, 0, 0, 0]])
+    start = np.array([[0, 0.1, 0.9, 0.2, 0.4, 0.6]])
+    (found,), solved = solve(matrix, known, values, start)
+    assert solved.all()
+    np.testing.assert_allclose(found, [0.7] * 3 + [(0.2 + 2 * 0.4 + 0.6) / 4] * 3, atol=1e-3)
+    assert not solve(matrix, known, 0 * values, start)[0].any()
+
+
 def test_a_set_that_too_few_steps_do_not_solve_is_told_and_stays_as_it_began(photo, monkeypatch):
     matrix = laplacian(photo(8, 10)[0], kind="closed_form", epsilon=1e-4)
     known = np.arange(80) % 7 == 0
@@ -117,12 +158,31 @@ def test_the_library_is_compiled_into_our_cache_and_found_there(tmp_path):
     assert len(list((tmp_path / "home/pmm_ray/pymatting/functions").glob("*.nbi"))) == 1
 
 
-def test_the_library_leaves_torchs_threads_as_many_as_they_were():
+def test_the_library_is_kept_in_our_cache_and_leaves_torchs_threads_as_many_as_they_were():
     script = (
-        "import torch; torch.set_num_threads(1)\n"
-        "from pmm_ray.masks.laplacian import pymatting; pymatting()\n"
-        "torch.ones(9).sum(); print(torch.get_num_threads())"
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "import numba, numpy as np\n"
+        "from pmm_ray.masks.laplacian import laplacian\n"
+        "laplacian(np.zeros((4, 4, 3), np.uint8), kind='knn', epsilon=1e-4)\n"
+        "torch.ones(9).sum(); print(torch.get_num_threads(), numba.threading_layer())\n"
+        "print(sys.modules['pymatting.laplacian.cf_laplacian']._cf_laplacian.stats.cache_path)"
     )
     folder = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
-    assert found.stdout == "1\n"
+    assert found.stdout == f"1 workqueue\n{cache_folder('pymatting')}/functions\n"
+
+
+def test_one_process_imports_the_library_at_a_time(monkeypatch):
+    held = []
+
+    @contextmanager
+    def holding():
+        held.append("lock")
+        yield
+        held.append("free")
+
+    monkeypatch.setattr("pmm_ray.masks.jit.one_process_at_a_time", holding)
+    monkeypatch.setitem(sys.modules, "pymatting", None)  # what an import of it finds
+    with pytest.raises(ImportError):
+        pymatting.__wrapped__()
+    assert held == ["lock"]

@@ -10,6 +10,7 @@ import pytest
 from pmm_ray.masks.baseline import baseline_mask
 from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.masks.crf import PRESETS, CrfParams, DenseCRF
+from pmm_ray.masks.cvs import smooth_checked
 from pmm_ray.masks.laplacian import laplacian
 from pmm_ray.masks.makers import MaskSetting, MattingSetting, made_masks, pseudo_masks
 from pmm_ray.masks.matting import Matting, matting_mask, merge_mattes
@@ -125,22 +126,27 @@ def blobs(classes: int) -> np.ndarray:
 @pytest.mark.parametrize("classes", [0, 1, 3])
 def test_matting_among_many_settings_makes_the_mask_it_makes_alone(photo, classes):
     image, cam, ids = photo(24, 32)[0], blobs(classes).astype(np.float32), [3, 5, 9][:classes]
-    of_crf = replace(MATTED, matting=replace(MATTING, source="crf"))
+    numbers = {"foreground_alpha": 1, "background_alpha": 9, "min_probability": 0.97}
+    of_crf = replace(MATTED, cvs=True, s=0.9, t=0.1, matting=replace(MATTING, source="crf", **numbers))
     settings = [PLAIN, MATTED, of_crf, replace(PLAIN, maker="baseline", cvs=False, crf=PRESETS["rrm_train"]),
-                replace(MATTED, matting=replace(MATTING, high=0.8, kind="random_walk", margin=0))]  # fmt: skip
+                replace(MATTED, matting=replace(MATTING, high=0.8, kind="random_walk", margin=0)),
+                replace(MATTED, matting=replace(MATTING, size=16)),
+                replace(MATTED, matting=replace(MATTING, epsilon=0.1))]  # fmt: skip
     found = dict(made_masks(image, cam, ids, settings))
-    assert sorted(found) == list(range(5))
+    assert sorted(found) == list(range(7))
     options = {"high": 0.6, "low": 0.3}
     np.testing.assert_array_equal(found[1].mask, matting_mask(image, cam, ids, **options))
     np.testing.assert_array_equal(
         found[4].mask, matting_mask(image, cam, ids, high=0.8, low=0.3, kind="random_walk", margin=0)
     )
+    np.testing.assert_array_equal(found[5].mask, matting_mask(image, cam, ids, **options, size=16))
+    np.testing.assert_array_equal(found[6].mask, matting_mask(image, cam, ids, **options, epsilon=0.1))
     labels = np.array([0, *ids], np.uint8)
-    steps = crf_trimap_steps(cam, labels, foreground_alpha=4, background_alpha=32, min_probability=0.6)
-    trimap = finish(steps, DenseCRF(image, preset="rrm_train"))
-    mattes = Matting(image, kind="closed_form", epsilon=1e-4, size=320).mattes(trimap, cam, labels)
+    smoothed = smooth_checked(cam, s=0.9, t=0.1, gate=True)
+    trimap = finish(crf_trimap_steps(smoothed, labels, **numbers), DenseCRF(image, preset="rrm_train"))
+    mattes = Matting(image, kind="closed_form", epsilon=1e-4, size=320).mattes(trimap, smoothed, labels)
     expected = merge_mattes(mattes.alpha, labels, margin=0.1)
-    assert (found[2].mask == expected).mean() > 0.99
+    assert (found[2].mask == expected).mean() > 0.99 and (found[2].trimap == trimap).mean() > 0.99
     assert found[2].certain == pytest.approx(certain_shares(trimap, labels).tolist(), abs=0.01)
     assert found[2].fell_back == tuple(labels[1:][mattes.fell_back].tolist())
     assert found[0].certain is None and found[3].certain is None and len(found[1].certain) == classes + 1

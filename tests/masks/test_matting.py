@@ -32,6 +32,16 @@ def test_so_it_does_at_a_smaller_working_size(photo):
     assert ((mask == 2) == inside).mean() > 0.97
 
 
+def test_a_large_photo_gives_its_mattes_the_edge_that_the_small_one_lost():
+    image = np.full((80, 100, 3), 40, np.uint8)
+    image[:, 53:] = (220, 200, 90)  # inside a pixel of a quarter of the size
+    trimap, x = np.full((80, 100), 255, np.uint8), np.full((1, 80, 100), 0.5, np.float32)
+    trimap[:, :12], trimap[:, -12:] = 0, 2
+    (alpha,) = Matting(image, **PLAIN | {"size": 25}).mattes(trimap, x, LABELS[:2]).alpha
+    # resized without the photo, it would be between 0.1 and 0.9 for seven columns
+    np.testing.assert_allclose(alpha, np.arange(100)[None].repeat(80, 0) >= 53, atol=0.05)
+
+
 def test_the_classes_and_the_background_share_every_pixel_and_what_is_certain_stays(photo):
     image, _ = photo(20, 45)
     x = spots(20, 45, 3, 30)
@@ -127,6 +137,20 @@ def test_a_class_certain_in_one_pixel_is_not_lost_at_a_smaller_size(photo):
     assert not mattes.fell_back.any() and mattes.alpha[0, 21, 20] == 1
 
 
+def test_a_pixel_at_a_smaller_size_is_not_taken_from_a_class_that_has_no_other(photo):
+    image, _ = photo(64, 64)
+    trimap = np.full((64, 64), 255, np.uint8)
+    trimap[2, 2], trimap[0, :2] = 2, 5  # in one cell of 4 x 4, of which the smaller size sees the first
+    trimap[20, 20], trimap[-2:] = 5, 0
+    x = np.zeros((2, 64, 64), np.float32)
+    matting = Matting(image, **PLAIN | {"size": 16})
+    assert not matting.mattes(trimap, x, LABELS).fell_back.any()
+    # two that the smaller size does not see: of the background there has to be some
+    trimap[20, 20], trimap[-2:], trimap[42, 42] = 255, 255, 2
+    trimap[40, 40] = 0
+    assert matting.mattes(trimap, x, LABELS).fell_back.tolist() == [False, True]
+
+
 def test_one_laplacian_serves_every_trimap(photo, monkeypatch):
     made = []
     monkeypatch.setattr("pmm_ray.masks.matting.laplacian", lambda *a, **k: made.append(k) or laplacian(*a, **k))
@@ -144,3 +168,5 @@ def test_a_cam_of_another_size_and_a_size_too_small_are_refused(photo):
         matting_mask(photo(8, 9)[0], np.zeros((1, 9, 8)), [1])
     with pytest.raises(ValueError, match="at least 16"):
         matting_mask(photo(8, 9)[0], np.zeros((1, 8, 9)), [1], size=8)
+    with pytest.raises(ValueError, match="an epsilon of at least 1e-06, got 320 and 1e-07"):
+        matting_mask(photo(8, 9)[0], np.zeros((1, 8, 9)), [1], epsilon=1e-7)

@@ -48,11 +48,15 @@ def drawn(tmp_path):
     return photos, cams
 
 
+MASKS_BY_MATTING = MasksConfig(maker="matting", cvs=False, trimap=TrimapConfig(high=0.5, low=0.1))
+
+
 @pytest.mark.ray
-def test_masks_recover_the_objects_and_bad_images_are_listed_not_fatal(tmp_path, drawn, ray_session):
+@pytest.mark.parametrize("masks", [MasksConfig(alpha=4.0), MASKS_BY_MATTING], ids=["ppg", "matting"])
+def test_masks_recover_the_objects_and_bad_images_are_listed_not_fatal(tmp_path, drawn, ray_session, masks):
     photos, cams = drawn
     out = tmp_path / "out"
-    facts = make_masks(photos=photos, cams=cams, masks=MasksConfig(alpha=4.0), context=context(out, batch_size=2))
+    facts = make_masks(photos=photos, cams=cams, masks=masks, context=context(out, batch_size=2))
 
     assert facts["images"] == 2
     why = dict(facts["failed"])
@@ -94,8 +98,7 @@ def test_a_cam_made_for_another_size_is_named_with_both_sizes(tmp_path, drawn):
 
 def test_matting_leaves_masks_like_any_maker_and_says_what_its_trimaps_knew(tmp_path, drawn):
     photos, cams = drawn
-    trimap = TrimapConfig(high=0.5, low=0.1)
-    masks = MasksConfig(maker="matting", cvs=False, trimap=trimap)
+    masks = MASKS_BY_MATTING
     facts = make_masks(photos=photos, cams=cams, masks=masks, context=context(tmp_path / "out", mask_workers=0))
     assert facts["images"] == 2 and sorted(dict(facts["failed"])) == ["broken", "uncammed", "unlisted"]
     rows = {row["name"]: row for row in pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()}
@@ -115,6 +118,18 @@ def test_matting_leaves_masks_like_any_maker_and_says_what_its_trimaps_knew(tmp_
         "unknown": pytest.approx(1 - (sum(rows["a/one"]["certain"]) + sum(rows["two"]["certain"])) / 2, abs=1e-5),
     }
     assert facts["fell_back"] == {"red": 0, "blue": 0} and facts["fell_back_in_all"] == 0
+
+
+@pytest.mark.parametrize("source", ["cam", "crf"])
+def test_matting_is_compiled_when_a_worker_starts_not_on_its_first_image(tmp_path, drawn, monkeypatch, source):
+    photos, cams = drawn
+    order = []
+    monkeypatch.setattr("pmm_ray.stages.make_masks.pymatting", lambda: order.append("compiled"))
+    monkeypatch.setattr("pmm_ray.stages.make_masks._make", lambda row, **_: order.append(row["name"]) or 1 / 0)
+    masks = MasksConfig(maker="matting", trimap=TrimapConfig(source=source))
+    with pytest.raises(UserError):
+        make_masks(photos=photos, cams=cams, masks=masks, context=context(tmp_path / "out", mask_workers=0))
+    assert order[0] == "compiled" and sorted(order[1:]) == sorted(SCENES)
 
 
 def test_a_class_without_a_matte_is_counted(tmp_path, drawn):

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from stage_kit import cam_artefact, draw, scene
 
-from pmm_ray.config import CrfConfig, MasksConfig
+from pmm_ray.config import CrfConfig, MasksConfig, MattingConfig, TrimapConfig
 from pmm_ray.masks.contrast import Contrasts
+from pmm_ray.masks.makers import pseudo_masks
 from pmm_ray.metrics import scores
 from pmm_ray.stages.confusion_rows import cells, total
 from pmm_ray.stages.make_masks import made_mask
@@ -25,6 +26,7 @@ SETTINGS = [
     MasksConfig(maker="baseline", cvs=False, alpha=2),
     MasksConfig(maker="threshold", threshold=0.6),
     MasksConfig(s=0, t=0.2, alpha=1, crf=CrfConfig(preset="irn")),
+    MasksConfig(maker="matting", trimap=TrimapConfig(high=0.6, low=0.3), matting=MattingConfig(margin=0.3)),
 ]
 
 
@@ -73,6 +75,40 @@ def test_scores_are_those_of_the_masks_and_a_bad_image_stops_nothing(drawn):
         assert facts["miou"] == pytest.approx(miou, abs=1e-3)
         assert (facts["images"], facts["scored"], [name for name, _ in facts["failed"]]) == (3, 3, ["broken"])
         assert 0 <= facts["contrast"] <= 1
+
+
+def test_each_setting_is_scored_by_its_own_backend(drawn, monkeypatch):
+    photos, truth, cams = drawn
+    asked = []
+
+    def masks(image, cam, class_ids, settings, *, backend):
+        asked.append((backend, [setting.maker for setting in settings]))
+        return ((index, np.full(image.shape[:2], index, np.uint8)) for index in range(len(settings)))
+
+    monkeypatch.setattr("pmm_ray.stages.score_masks.pseudo_masks", masks)
+    original = CrfConfig(backend="pydensecrf")
+    settings = [*SETTINGS[-1:], MasksConfig(crf=original), SETTINGS[0], MasksConfig(maker="baseline", crf=original)]
+    found = score_part(score_rows(photos, cams, truth, seed=0)[:1], settings, num_classes=3)
+    assert asked == [("numba", ["matting", "ppg"]), ("pydensecrf", ["ppg", "baseline"])]
+    assert [result["predicted"][0] for (result,) in found] == [0, 0, 1, 1]
+
+
+def test_a_setting_that_fails_on_an_image_takes_no_other_with_it(drawn, monkeypatch):
+    photos, truth, cams = drawn
+
+    def masks(image, cam, class_ids, settings, **options):
+        if any(setting.maker == "threshold" for setting in settings):
+            raise ArithmeticError("no such mask")
+        return pseudo_masks(image, cam, class_ids, settings, **options)
+
+    rows = score_rows(photos, cams, truth, seed=0)
+    whole = score_part(rows, SETTINGS, num_classes=3)
+    monkeypatch.setattr("pmm_ray.stages.score_masks.pseudo_masks", masks)
+    found = score_part(rows, SETTINGS, num_classes=3)
+    assert {result["error"] for result in found[2] if result["name"] != "broken"} == {"ArithmeticError: no such mask"}
+    for one, of_whole in zip(found[:2] + found[3:], whole[:2] + whole[3:], strict=True):
+        assert [result["error"] is None for result in one] == [result["error"] is None for result in of_whole]
+        assert [result.get("truth") for result in one] == [result.get("truth") for result in of_whole]
 
 
 def test_without_ground_truth_there_is_contrast_and_no_miou(drawn):

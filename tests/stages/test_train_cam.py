@@ -14,6 +14,16 @@ from pmm_ray.config import CamTrainConfig, ClusterConfig, D2CamConfig, NetConfig
 from pmm_ray.data.dataset import Classes, Photo, Photos
 from pmm_ray.data.images import read_image
 from pmm_ray.losses.classification import multilabel_soft_margin
+from pmm_ray.losses.d2cam import (
+    UNSURE,
+    category_decoupling,
+    exclusivity,
+    foreground_decoupling,
+    stability,
+    sums_of_classes,
+    sure_pixels,
+)
+from pmm_ray.losses.equivariance import class_scores
 from pmm_ray.nets.build import build_classifier, load_model
 from pmm_ray.nets.inputs import normalise
 from pmm_ray.stages import fitting, train_cam
@@ -137,16 +147,16 @@ def test_with_equivariance_every_parameter_has_a_gradient_and_the_parts_add_up()
 D2CAM = {"category": 0.3, "foreground": 0.2, "stability": 0.5, "exclusivity": 0.4}
 
 
-def d2cam(**options) -> D2CamObjective:
+def d2cam(num_classes: int = 2, **options) -> D2CamObjective:
     torch.manual_seed(0)
-    net = build_classifier(**fitting.network(NET), weights="none", num_classes=2)
+    net = build_classifier(**fitting.network(NET), weights="none", num_classes=num_classes)
     torch.nn.init.normal_(net.head.weight, std=0.1)
     with torch.no_grad():
         # towards the mean feature, so that every class is found: of one that is not nothing is sure
         mean = net.eval().features(batch()[0].float() / 127.5 - 1).mean(dim=(0, 2, 3))
         net.train().head.weight.add_((mean / mean.square().sum())[None, :, None, None])
     settings = D2CamConfig(**{**D2CAM, "begin": 0.0, "high": 0.4, "low": 0.2, **options}).model_dump()
-    return D2CamObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), num_classes=2,
+    return D2CamObjective(net, mean=(0.5,) * 3, std=(0.5,) * 3, team=LocalTeam(), num_classes=num_classes,
                           channels=net.channels, **settings)  # fmt: skip
 
 
@@ -170,6 +180,52 @@ def test_d2cams_parts_add_up_by_their_weights_and_those_of_weight_0_are_not_ther
     for name in D2CAM:
         less = d2cam(**{name: 0.0})(images, (labels, whole(images)))
         assert figures.keys() - less.keys() == {f"loss_{name}"}
+
+
+def test_each_figure_is_its_loss_by_its_own_numbers_over_the_pixels_it_is_about():
+    """The second step of a training, whose network, average and prototypes are by then three different things."""
+    objective = d2cam(num_classes=3, temperature=0.3, momentum=0.7, high=0.35, low=0.25, average=0.5)
+    net, generator = objective.net, torch.Generator().manual_seed(2)
+    net.head.weight.data[2].neg_()  # a class that is never found
+    images = torch.randint(0, 255, (5, 3, 160, 160), dtype=torch.uint8, generator=generator)
+    labels = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 0]])
+    area = whole(images)
+    area[1:3, 70:], area[4, :, :100] = False, False
+    objective(images.flip(3), (labels, area.flip(2)))
+    before = objective.prototypes.vectors.clone()
+    net.head.weight.data.add_(0.1 * torch.randn(net.head.weight.shape, generator=generator))
+    figures = objective(images, (labels, area))
+
+    features = net.features(images.float() / 127.5 - 1)
+    maps = net.maps(features)
+    inside = torch.stack([a.unflatten(0, (5, 32)).unflatten(2, (5, 32)).all(dim=3).all(dim=1) for a in area])
+    missed = labels.bool() & (maps.mean(dim=(2, 3)) <= 0)
+    assert missed.nonzero().tolist() == [[3, 2]] and not inside.all()
+    scores = class_scores(maps, labels)
+    sure = sure_pixels(scores, inside, missed, high=0.35, low=0.25)
+    assert set(sure.unique().tolist()) == {UNSURE, 0, 1, 2}
+    assert figures["sure"].item() == pytest.approx((sure != UNSURE).float().mean().item())
+
+    sums, counts = sums_of_classes(features, sure, num_classes=3)
+    moved = torch.nn.functional.normalize(0.7 * before + 0.3 * torch.nn.functional.normalize(sums, dim=1), dim=1)
+    known = torch.tensor([True, True, False])
+    assert (counts > 0).tolist() == known.tolist() and not torch.allclose(before[:2], moved[:2], atol=1e-3)
+    torch.testing.assert_close(objective.prototypes.vectors[:2], moved[:2])
+    contrast = category_decoupling(features, sure, moved, known, temperature=0.3)
+    sides, counted = foreground_decoupling(features, sure, temperature=0.3)
+    assert 0 < counted.sum() < (sure != UNSURE).sum()
+    net_of_average = objective.averaged.module
+    assert not net_of_average.training
+    averaged = class_scores(net_of_average.cam(images.float() / 127.5 - 1), labels)
+    several = inside & (labels.sum(dim=1) > 1)[:, None, None]
+    expected = {
+        "loss_category": contrast[sure > 0].mean(),
+        "loss_foreground": sides[counted].mean(),
+        "loss_stability": stability(scores, averaged, labels).mean(),
+        "loss_exclusivity": exclusivity(scores)[several].mean(),
+    }
+    for name, value in expected.items():
+        assert value > 1e-3 and figures[name].item() == pytest.approx(value.item(), rel=1e-4), name
 
 
 def test_before_it_begins_d2cam_is_the_classifier_alone():
