@@ -65,6 +65,13 @@ def restore(
     return Record(state["history"], state["problems"])
 
 
+def epochs_in(folder: Path) -> int:
+    """After how many epochs `checkpoint.pt` was written; 0 if there is none."""
+    if not (folder / CHECKPOINT).is_file():
+        return 0
+    return len(torch.load(readable(folder / CHECKPOINT), map_location="cpu", weights_only=True)["history"])
+
+
 def discard(folder: Path) -> None:
     """Remove the checkpoint: the training it belongs to has left its model."""
     (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -124,8 +124,8 @@ class Method:
         crf = SEGMENTATION_CRF if self.config.eval.crf else None
         return model, self._score_on_val(model, title=title, predict=self.config.seg.predict, crf=crf) | active
 
-    def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact:
-        """The network of `segmentation` as it is after an epoch."""
+    def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact | None:
+        """The network of `segmentation` as it is after an epoch; None where the training has left none."""
         return self.run.until(epoch, "train_seg", title=title, **self._training(masks, pus))
 
     def _training(self, masks: Artefact, pus: PusConfig) -> dict[str, Any]:

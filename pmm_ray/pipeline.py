@@ -98,17 +98,23 @@ class Runner:
         self.failures += [Failure(title, name, why) for name, why in facts.get("failed", [])]
         return work.artefact
 
-    def until(self, epoch: int, stage: str, *, title: str, seed: int, **arguments: Any) -> Artefact:
+    def until(self, epoch: int, stage: str, *, title: str, seed: int, **arguments: Any) -> Artefact | None:
         """The network of a training `stage` as it is after an epoch, which is trained up to there if need be.
 
-        The training's own artefact is not finished by that; called later, it goes on from there.
+        The training's own artefact is not finished by that; called later, it goes on from there. None where it has gone
+        past the epoch already, and left no network of it.
         """
+        from pmm_ray.checkpoints import epochs_in
+
         work = self._work(stage, title, seed, arguments)
         place = work.artefact.path
         found = Artefact(stage, f"{work.artefact.fingerprint}/{epoch}", snapshot(place, epoch).parent)
         if not snapshot(place, epoch).is_file():
-            with self._recorded(work) as handle, only_one(work.artefact.path, title):
-                self._run_stage(work, handle, until=epoch)
+            with only_one(place, title):
+                if work.artefact.done or epochs_in(place) > epoch:
+                    return None
+                with self._recorded(work) as handle:
+                    self._run_stage(work, handle, until=epoch)
         return found
 
     @contextlib.contextmanager

@@ -6,12 +6,15 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pmm_ray.artefacts import Artefact, Folder, Store, digest
+from pmm_ray.checkpoints import CHECKPOINT, discard, epochs_in
 from pmm_ray.config import CamTrainConfig, Config, HeadConfig, MasksConfig, NetConfig, RrmTrainConfig, SegTrainConfig
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 from pmm_ray.pipeline import Runner
+from pmm_ray.stages.stage import snapshot
 from pmm_ray.tracking import RunHandle
 
 
@@ -172,6 +175,32 @@ def _make_slowly(root, log):
     sys.modules["pmm_ray.stages.slow"] = SimpleNamespace(slow=slow)
     Runner.start_ray = lambda self: None
     Runner(Config(), Store(root), RunHandle())("slow", title="x", photos=photos())
+
+
+def test_no_network_of_an_epoch_is_made_of_one_that_was_trained_further(tmp_path, monkeypatch):
+    called = []
+
+    def fake(*, context, photos):
+        """Goes on from its checkpoint, as trainings do."""
+        called.append(context.until)
+        context.out.mkdir(parents=True, exist_ok=True)
+        epochs = max(epochs_in(context.out), context.until or 5)
+        torch.save({"history": [{}] * epochs}, context.out / CHECKPOINT)
+        write_atomic(snapshot(context.out, context.until or 5), f"network of epoch {epochs}")
+        return {}
+
+    monkeypatch.setitem(sys.modules, "pmm_ray.stages.fake", SimpleNamespace(fake=fake))
+    monkeypatch.setattr(Runner, "start_ray", lambda self: None)
+    run, given = runner(tmp_path), {"title": "x", "photos": photos(), "seed": 0}
+    second = run.until(2, "fake", **given)
+    assert run.until(1, "fake", **given) is None and called == [2]
+    third = run.until(3, "fake", **given)
+    assert [(found.path / "model.pt").read_text()[-1] for found in (second, third)] == ["2", "3"]
+    finished = run("fake", **given)
+    discard(finished.path)
+    # nor is a training that is done begun again
+    assert run.until(4, "fake", **given) is None and run.until(2, "fake", **given) == second
+    assert called == [2, 3, None]
 
 
 def test_two_runs_at_once_make_an_artefact_once(tmp_path):

@@ -124,22 +124,26 @@ class SegmentationTrial:
         self._figures: dict[str, float] = {}
 
     def step(self) -> Report:
-        """Train to the next halt, and score; at the last one as an ordinary run does."""
+        """Train to the next halt, and score; at the last one as an ordinary run does.
+
+        Halts that this training went past before, in a run or in a sweep with others, are left out.
+        """
         it, config = self._it, self._it.config
         if not self._steps:
             masks = it.masks(it.cams(), config.masks)
             self._masks = masks
             self._figures |= metrics_of(it.score_masks(masks))
-        epoch = self._epochs[self._steps]
-        self._steps += 1
-        if self._steps < len(self._epochs):
-            title = f"epoch {epoch}"
+        while self._steps < len(self._epochs) - 1:
+            epoch = self._epochs[self._steps]
+            self._steps += 1
             model = it.segmentation_until(epoch, self._masks, config.pus, title="segmentation")
-            score = it.score_network(model, self._scales, title=f"{title}: score on val")
-            return Report(self._steps, score, self._figures | {"epoch": epoch, "mIoU/val, on the way": score})
+            if model is not None:
+                score = it.score_network(model, self._scales, title=f"epoch {epoch}: score on val")
+                return Report(self._steps, score, self._figures | {"epoch": epoch, "mIoU/val, on the way": score})
+        self._steps = len(self._epochs)
         _, values = it.segmentation(self._masks, config.pus, title="segmentation")
         self._figures |= metrics_of(values)
-        return Report(self._steps, values["val"], self._figures | {"epoch": epoch})
+        return Report(self._steps, values["val"], self._figures | {"epoch": self._epochs[-1]})
 
     def close(self) -> None:
         """Nothing to leave: no work goes on between steps."""
