@@ -16,7 +16,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
-from pmm_ray.checkpoints import CHECKPOINT
+from pmm_ray.checkpoints import CHECKPOINT, epochs_in
 from pmm_ray.config import ReliableConfig
 from pmm_ray.data.dataset import Photo
 from pmm_ray.data.loading import Examples, WithLabels, WithMasks
@@ -318,6 +318,51 @@ class Line(Objective):
         return {"loss": self.net.head(self.net.backbone(means)).square().mean() + self.poison}
 
 
+def test_every_step_has_the_rate_of_its_place_in_the_whole_training(tmp_path):
+    plan, told = replace(PLAN, epochs=3, warmup=3, poly_power=2.0), []
+    train(Line(), examples_in(tmp_path), plan=plan, team=LocalTeam(), out=tmp_path, report=told.append)
+    # six steps; of each epoch's second: warmed up by 2/3, then whole
+    assert [figures["lr"] for figures in told] == pytest.approx(
+        [0.01 * 2 / 3 * (5 / 6) ** 2, 0.01 * (3 / 6) ** 2, 0.01 * (1 / 6) ** 2]
+    )
+
+
+def test_an_epoch_to_stop_at_has_its_checkpoint_however_rarely_they_are_written(tmp_path):
+    plan = replace(PLAN, epochs=4, checkpoint_every=3, until=2)
+    train(Line(), examples_in(tmp_path), plan=plan, team=LocalTeam(), out=tmp_path)
+    assert epochs_in(tmp_path) == 2
+
+
+class Draws(Line):
+    """Notes what chance gave it, as dropout would have it, and which images it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn: list[float] = []
+        self.seen: list[float] = []
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.drawn.append(torch.rand(()).item())
+        self.seen.append(images.float().mean().item())
+        return super().forward(images, targets)
+
+
+def test_the_loop_draws_by_the_plans_seed_and_the_workers_rank(tmp_path):
+    def run(name: str, *, seed: int = 0, team: LocalTeam | None = None) -> Draws:
+        objective = Draws()
+        plan = replace(PLAN, seed=seed, epochs=1)
+        train(objective, examples_in(tmp_path), plan=plan, team=team or LocalTeam(), out=tmp_path / name)
+        return objective
+
+    plain, again, other = run("a"), run("b"), run("c", seed=1)
+    assert plain.drawn == again.drawn and plain.seen == again.seen
+    assert plain.drawn != other.drawn and plain.seen != other.seen
+    second = LocalTeam()
+    second.rank = 1
+    # every second image is its share
+    assert run("d", team=second).drawn != plain.drawn
+
+
 class Late(Line):
     """Has a figure of its own in the second half, and notes the progress that it was told."""
 
@@ -386,6 +431,8 @@ def test_new_layers_learn_faster_and_only_matrices_decay():
     assert found[id(net.head.weight)] == (pytest.approx(0.1), 1e-3)
     assert found[id(net.head.bias)] == (pytest.approx(0.1), 0.0)
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    other = make_optimizer(objective, replace(PLAN, momentum=0.5))
+    assert {group["momentum"] for group in other.param_groups} == {0.5}
     adamw = make_optimizer(objective, replace(PLAN, optimizer="adamw"))
     assert isinstance(adamw, torch.optim.AdamW)
     set_rates(adamw, 0.5)

@@ -113,3 +113,33 @@ def test_the_area_of_a_crop_is_where_it_shows_the_photo_and_not_what_was_filled_
     assert labels.shape == (4, 3) and labels.sum() == 4 and area.shape == (4, 32, 32) and area.dtype == torch.bool
     filled = (batch.images == torch.tensor([0, 250, 0])[:, None, None]).all(dim=1)
     assert torch.equal(filled, ~area) and 0 < area.float().mean() < 1
+
+
+def test_a_crop_has_the_labels_that_it_deserves_by_the_photos_rough_mask_and_the_share(tmp_path):
+    (photo,) = photos_in(tmp_path, 1)
+    some = np.zeros((40, 50), np.uint8)
+    some[::3] = 1  # a third of any crop
+    Image.fromarray(some).save(tmp_path / "rough.png")
+    augment = Augment(crop=32, resize=(5.0, 5.0), flip=False, jitter=0.0, fill=(0, 0, 0))
+    labels = [
+        WithLabels(augment, 3, rough_masks={"0": tmp_path / "rough.png"}, share=share)(photo)[1][0].tolist()
+        for share in (0.1, 0.6)
+    ]
+    assert labels == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_an_id_just_beyond_the_last_class_is_told_of(tmp_path):
+    photos = photos_in(tmp_path, 2)
+    for index, value in enumerate((4, 3)):
+        Image.fromarray(np.full((40, 50), value, np.uint8)).save(tmp_path / f"mask{index}.png")
+    masks = {str(index): tmp_path / f"mask{index}.png" for index in range(2)}
+    example = Examples(photos, WithMasks(AUGMENT, masks, num_classes=4), seed=0)[Draw(0, 0, 0)]
+    assert set(example.target.unique().tolist()) <= {3, 255} and [name for name, _ in example.problems] == ["0"]
+
+
+def test_another_seed_is_another_order_and_other_crops(tmp_path):
+    photos = photos_in(tmp_path)
+    orders = [[draw.photo for draw in GlobalBatches(count=9, batch_size=9, seed=s).whole()[0]] for s in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    crops = [Examples(photos, WithLabels(AUGMENT, 3), seed=seed)[Draw(0, 0, 0)].image for seed in (0, 0, 1)]
+    assert torch.equal(crops[0], crops[1]) and not torch.equal(crops[0], crops[2])

@@ -41,6 +41,35 @@ def test_short_side_is_in_the_range_and_both_ends_occur():
     assert min(sides) == 29 and max(sides) == 35
 
 
+def seen(photo: np.ndarray, **changes) -> list[torch.Tensor]:
+    """The whole photo under thirty seeds."""
+    found = []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        found.append(augment(resize=(1.0, 1.0), **changes)(photo, np.zeros(photo.shape[:2], np.uint8))[0])
+    return found
+
+
+def test_photos_are_flipped_now_and_then_and_only_if_they_may_be():
+    photo = np.zeros((32, 32, 3), np.uint8)
+    photo[:, :16] = 200
+    assert {image[0, 0, 0].item() for image in seen(photo, flip=True)} == {0, 200}
+    assert {image[0, 0, 0].item() for image in seen(photo, flip=False)} == {200}
+
+
+def test_jitter_changes_brightness_contrast_and_saturation_and_none_leaves_colours_alone():
+    photo = np.zeros((32, 32, 3), np.uint8)
+    photo[:, :16], photo[:, 16:] = (200, 100, 50), (100, 90, 80)
+    plain = torch.from_numpy(photo).movedim(-1, 0)
+    assert all(torch.equal(image, plain) for image in seen(photo, flip=False))
+    found = [image.float() for image in seen(photo, flip=False, jitter=0.4)]
+    means = torch.tensor([image.mean() for image in found])
+    contrasts = torch.tensor([(image[0, 0, 0] - image[0, 0, 31]) / image.mean() for image in found])
+    # red over blue, which brightness alone does not change
+    saturations = torch.tensor([image[0, 0, 0] / image[2, 0, 0].clamp(min=1) for image in found])
+    assert means.std() > 5 and contrasts.std() > 0.1 and saturations.std() > 0.5
+
+
 def test_equal_seeds_give_equal_crops():
     image = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
     crops = []
@@ -71,6 +100,26 @@ def test_an_object_covering_enough_of_the_crop_counts_however_little_of_it_is_in
     image = np.zeros((400, 400, 3), np.uint8)
     cut = augment(crop=32, resize=(12.0, 12.0))
     assert crop_with_labels(cut, image, (3,), everywhere, share=0.5)[2] == (3,)
+
+
+def test_an_object_that_covers_too_little_of_the_crop_and_has_too_little_inside_goes():
+    some = np.zeros((400, 400), np.uint8)
+    some[::3] = 3  # a third of any crop, which is a hundredth of all
+    cut, photo = augment(crop=40, resize=(10.0, 10.0)), np.zeros((400, 400, 3), np.uint8)
+    assert crop_with_labels(cut, photo, (3,), some, share=0.25)[2] == (3,)
+    assert crop_with_labels(cut, photo, (3,), some, share=0.5)[2] == ()
+
+
+def test_a_crop_without_labels_is_drawn_again():
+    half = np.zeros((40, 400), np.uint8)
+    half[:, 300:] = 3
+    cut, photo = augment(crop=40, resize=(1.0, 1.0)), np.zeros((40, 400, 3), np.uint8)
+    kept = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        kept += bool(crop_with_labels(cut, photo, (3,), half, share=0.1)[2])
+    # one draw finds it in a third of all cases, ten draws in 98 of 100
+    assert kept >= 37
 
 
 def test_a_label_the_rough_mask_shows_nowhere_stays():

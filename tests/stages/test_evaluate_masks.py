@@ -130,3 +130,24 @@ def test_areas_count_every_pixel_once(tmp_path):
     photos, _ = draw(tmp_path, {"a": scene()})
     table = pq.read_table(mask_artefact(tmp_path / "m", {"a": mask}, errors={"b": "x"}).path / "rows.parquet")
     assert area_shares(table, photos) == {"background": 0.95726, "red": 0.04274, "blue": 0.0}
+
+
+def test_the_masks_of_the_folder_that_was_asked_for_are_scored_and_each_row_is_its_own_images(tmp_path):
+    scene_a = scene((1, 0, 0, 10, 10))
+    photos, truth = draw(tmp_path, {"z": scene_a, "a": scene_a, "b": scene((2, 0, 0, 20, 20))})
+    masks = mask_artefact(tmp_path / "masks", {"a": scene_a, "b": scene()}, errors={"z": "no CAM"})
+    (masks.path / "raw").mkdir()
+    for name, content in (("a", scene()), ("b", scene((2, 0, 0, 20, 20)))):
+        Image.fromarray(content).save(masks.path / "raw" / f"{name}.png")
+    given = {"photos": photos, "masks": masks, "truth": truth, "min_images": 1, "protocol": "p"}
+    found = {
+        folder: evaluate_masks(**given, folder=folder, context=context(tmp_path / f"of {folder}", mask_workers=0))[
+            "iou"
+        ]
+        for folder in ("masks", "raw")
+    }
+    assert (found["masks"]["red"], found["masks"]["blue"]) == (1, 0)
+    assert (found["raw"]["red"], found["raw"]["blue"]) == (0, 1)
+    # the one before them has failed
+    table = pq.read_table(tmp_path / "of masks" / "scores.parquet").to_pylist()
+    assert [(row["name"], row["classes"]) for row in table] == [("a", [1]), ("b", [])]

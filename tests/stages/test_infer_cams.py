@@ -14,6 +14,7 @@ from pmm_ray.config import CamInferConfig
 from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photo, Photos
 from pmm_ray.data.images import read_image
+from pmm_ray.inference import crop_views, whole_views
 from pmm_ray.masks.cam import normalise
 from pmm_ray.nets.build import build_classifier, load_model, save_model
 from pmm_ray.nets.inputs import normalise as normalise_input
@@ -154,6 +155,23 @@ def test_a_network_that_gives_nan_fails_its_images_not_the_run(tmp_path, model, 
     assert [result["status"] for result in results] == ["ok", "failed", "failed"]
     assert "not finite" in results[1]["error"]
     assert stored(tmp_path, results[0]).class_ids == (2,)
+
+
+SHAPES = {"scales": (0.5, 2.0), "short_side": 48}
+
+
+def test_every_setting_reaches_the_views(tmp_path, model):
+    image, odd = np.zeros((40, 60, 3), np.uint8), {**SHAPES, "flip": False}
+    actors = Actors(workers=1, cpus=1, gpus=0)
+
+    def views(**settings):
+        infer = CamInferConfig(**settings)
+        return _CamWorker(model=model.path / "model.pt", actors=actors, infer=infer, out=tmp_path)._views(3, image)
+
+    assert views(**odd) == whole_views(3, (40, 60), **odd)
+    assert views(**SHAPES) == whole_views(3, (40, 60), **SHAPES, flip=True)
+    crops = crop_views(3, (40, 60), **odd, window=32, stride=20)
+    assert views(**odd, mode="multi_crop", window=32, window_stride=20) == crops
 
 
 @pytest.mark.ray

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from pmm_ray.config import ReliableConfig
+from pmm_ray.config import CrfConfig, ReliableConfig
+from pmm_ray.masks.crf import PRESETS
 from pmm_ray.masks.reliable import reliable_labels
 from pmm_ray.stages.label_crops import Labeller, label_crop, label_maker, masks_of
 
@@ -57,6 +58,30 @@ def test_the_settings_reach_the_rule():
     few = label_maker(ReliableConfig(top_share=0.01))
     shares = [(label_crop(image, cam, (2,), inside, make).mask == 2).mean() for make in (few, MAKE)]
     assert 0 < shares[0] < shares[1]
+
+
+def test_every_setting_reaches_the_rule(monkeypatch):
+    seen = {}
+
+    def rule(image, cam, class_ids, **given):
+        seen.update(given)
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr("pmm_ray.stages.label_crops.reliable_labels", rule)
+    numbers = {
+        "rule": "agreement",
+        "cam_alpha": 3.0,
+        "foreground_alpha": 5.0,
+        "background_alpha": 7.0,
+        "min_score": 0.2,
+        "top_share": 0.3,
+        "min_background": 0.6,
+        "min_probability": 0.7,
+    }
+    assert all(ReliableConfig.model_fields[name].default != value for name, value in numbers.items())
+    image, cam, _ = crop()
+    label_maker(ReliableConfig(**numbers, crf=CrfConfig(preset="irn")))(image, cam, (2,))
+    assert seen.pop("crf").params == PRESETS["irn"] and seen == numbers
 
 
 def test_a_batch_on_threads_is_what_its_crops_are_one_by_one():

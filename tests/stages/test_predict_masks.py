@@ -8,6 +8,7 @@ from stage_kit import CLASSES, artefact, context, draw, scene
 
 from pmm_ray.config import CrfConfig, PredictConfig
 from pmm_ray.data.images import read_image, read_label
+from pmm_ray.inference import average, whole_views
 from pmm_ray.masks.crf import DenseCRF, crf_params
 from pmm_ray.nets.build import build_segmenter, load_model, save_model
 from pmm_ray.nets.inputs import normalise
@@ -123,6 +124,37 @@ def test_mirror_images_make_the_prediction_of_a_mirrored_photo_mirrored(tmp_path
     both([{"name": "turned", "image": str(turned), "labels": [2]}])
     plain, mirrored = (read_label(tmp_path / "masks" / f"{name}.png") for name in ("plain", "turned"))
     assert (plain == mirrored[:, ::-1]).mean() > 0.999
+
+
+def test_the_prediction_is_the_mean_over_scales_and_mirror_images(tmp_path, model, photos):
+    photo = photos.photos[0]
+    image = torch.from_numpy(read_image(photo.image)).permute(2, 0, 1)
+    module, _ = load_model(model.path / "model.pt")
+    maps = average(
+        lambda batch: module(batch)["main"].softmax(dim=1),
+        [image],
+        whole_views(0, (50, 70), scales=(0.5, 1.5), flip=True),
+        channels=[None],
+        targets=[(50, 70)],
+        mean=MEAN,
+        std=STD,
+        batch_size=4,
+        device=torch.device("cpu"),
+    )
+    worker(model, tmp_path, predict=PredictConfig(scales=(0.5, 1.5), flip=True))(rows_of(photos)[:1])
+    expected = maps[0].argmax(dim=0).numpy()
+    assert (expected != softmax(model, photo.image).argmax(axis=0)).any()
+    np.testing.assert_array_equal(read_label(tmp_path / "masks" / "a/one.png"), expected)
+
+
+def test_a_network_that_gives_nan_fails_its_images(tmp_path, model, photos):
+    saved = torch.load(model.path / "model.pt", weights_only=True)
+    name = next(name for name in saved["state"] if name.endswith("segmentation_head.0.bias"))
+    saved["state"][name][1] = torch.nan
+    torch.save(saved, model.path / "model.pt")
+    results = worker(model, tmp_path / "out")(rows_of(photos))
+    assert all("not finite" in result["error"] and "seg.train.lr" in result["error"] for result in results)
+    assert not (tmp_path / "out" / "masks").exists()
 
 
 @pytest.mark.ray

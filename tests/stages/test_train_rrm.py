@@ -125,12 +125,20 @@ def test_every_setting_of_the_training_reaches_the_objective(tmp_path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pmm_ray.stages.train_rrm.RrmObjective", spy)
+    for name in ("label_maker", "Examples"):
+        note = partial(lambda name, *given, **more: seen.update({name: (given, more)}), name)
+        monkeypatch.setattr(f"pmm_ray.stages.train_rrm.{name}", note)
+    own = {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.3)}
+    labels = ReliableConfig(scales=(0.75, 1.0), top_share=0.3)
     train = TRAIN.model_copy(update={"energy_weight": 3e-8, "energy_gradient": "exact", "energy_sxy": 40.0,
                                      "energy_srgb": 9.0, "joint_from": 0.25})  # fmt: skip
-    given = {"photos": photos_in(tmp_path), "net": NET, "head": HEAD, "train": train,
-             "labels": ReliableConfig(scales=(0.75, 1.0))}  # fmt: skip
+    given = {"photos": photos_in(tmp_path), "net": NET.model_copy(update=own), "head": HEAD, "train": train,
+             "labels": labels}  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        train_rrm(**given, context=context(tmp_path / "rrm", **HERE))
+        train_rrm(**given, context=replace(context(tmp_path / "rrm", **HERE), seed=5))
+    assert seen["label_maker"] == ((labels,), {}) and seen["Examples"][1] == {"seed": 5}
+    assert seen["Examples"][0][1].augment.fill == (51, 102, 153)
+    assert (seen["mean"], seen["std"]) == ((0.2, 0.4, 0.6), (0.1, 0.2, 0.3))
     assert (seen["energy_weight"], seen["energy_gradient"], seen["joint_from"]) == (3e-8, "exact", 0.25)
     assert seen["scales"] == (0.75, 1.0) and seen["names"] == CLASSES.names
     # of the crop at half its size

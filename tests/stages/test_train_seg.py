@@ -15,9 +15,9 @@ from pmm_ray.config import ClusterConfig, NetConfig, PusConfig, SegTrainConfig
 from pmm_ray.data.dataset import Classes, Photo, Photos
 from pmm_ray.errors import UserError
 from pmm_ray.losses.segmentation import cross_entropy
-from pmm_ray.nets.build import load_model
+from pmm_ray.nets.build import build_network, load_model
 from pmm_ray.stages.stage import Context
-from pmm_ray.stages.train_seg import SegObjective, train_seg
+from pmm_ray.stages.train_seg import SegObjective, _shape, train_seg
 from pmm_ray.teams import LocalTeam
 
 NET = NetConfig(backbone="mobilenetv2_035", weights="none", output_stride=16)
@@ -67,6 +67,59 @@ def test_stage_leaves_a_model_and_one_of_each_epoch_and_counts_what_has_no_mask(
 def test_no_usable_mask_is_one_line(tmp_path):
     with pytest.raises(UserError, match="none of the 5 training images has a mask"):
         run(tmp_path, ok=0)
+
+
+def test_every_setting_reaches_the_objective_and_the_examples(tmp_path, monkeypatch):
+    seen = {}
+
+    def objective(net, **given):
+        seen.update(given)
+        raise KeyboardInterrupt
+
+    def examples(photos, make, *, seed):
+        seen.update(make=make, seed=seed)
+
+    monkeypatch.setattr("pmm_ray.stages.train_seg.SegObjective", objective)
+    monkeypatch.setattr("pmm_ray.stages.train_seg.Examples", examples)
+    photos, masks = photos_and_masks(tmp_path, 4)
+    here = ClusterConfig(gpu="no", train_workers=0)
+    train = SegTrainConfig(epochs=2, batch_size=2, crop=32, loss="bce", aux_weight=0.7)
+    pus = PusConfig(variant="pow", beta=0.3, kappa=0.9, gate="local", count_ignored=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_seg(photos=photos, masks=masks, arch="deeplabv3plus", train=train, pus=pus,
+                  net=NET.model_copy(update={"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.3)}),
+                  context=Context(out=tmp_path / "out", seed=5, cluster=here, log=NoLog(), title="seg"))  # fmt: skip
+    make = seen.pop("make")
+    assert make.augment.fill == (51, 102, 153) and make.augment.crop == 32
+    seen.pop("team")
+    assert seen == {"mean": (0.2, 0.4, 0.6), "std": (0.1, 0.2, 0.3), "loss": "bce", "aux_weight": 0.7, "seed": 5,
+                    "variant": "pow", "beta": 0.3, "kappa": 0.9, "gate": "local", "count_ignored": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("weight", [0.4, 0.0])
+def test_there_is_an_auxiliary_head_if_it_has_a_weight(tmp_path, weight):
+    photos, _ = photos_and_masks(tmp_path, 1)
+    shape = _shape(photos, "deeplabv3plus", NET, SegTrainConfig(aux_weight=weight))
+    net = build_network("segmenter", weights="none", **shape).train()
+    assert ("aux" in net(torch.zeros(2, 3, 32, 32))) == (weight > 0)
+
+
+class HalfOfTwo(LocalTeam):
+    """One of two workers, the other of which has as many pixels, which are counted in double precision, and no loss."""
+
+    size = 2
+
+    def sum(self, value):
+        return 2 * value if value.dtype == torch.float64 else value
+
+
+@pytest.mark.parametrize(("gate", "acts"), [("global", True), ("local", False)])
+def test_the_local_gate_looks_at_the_workers_own_part_of_the_batch(gate, acts):
+    given = {"loss": "ce", "aux_weight": 0.4, "variant": "clamp", "beta": 1.0, "kappa": 0.5, "count_ignored": True}
+    objective = SegObjective(Given(LOGITS), mean=(0.5,) * 3, std=(0.5,) * 3, team=HalfOfTwo(), gate=gate, **given)
+    # its own mean is above beta, that of both half of it
+    found = objective(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), MASK)
+    assert 1.0 < LOSSES.sum() / 4 < 2.0 and bool(found["pus_active"]) == acts
 
 
 class Given(torch.nn.Module):
