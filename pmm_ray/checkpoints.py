@@ -56,9 +56,9 @@ def restore(
     folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 ) -> Record:
     """Load `checkpoint.pt` if there is one; the record up to it (empty: from the start)."""
-    if not (folder / CHECKPOINT).is_file():
+    state = _read(folder)
+    if state is None:
         return Record()
-    state: dict[str, Any] = torch.load(readable(folder / CHECKPOINT), map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
@@ -67,9 +67,15 @@ def restore(
 
 def epochs_in(folder: Path) -> int:
     """After how many epochs `checkpoint.pt` was written; 0 if there is none."""
+    state = _read(folder)
+    return 0 if state is None else len(state["history"])
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
     if not (folder / CHECKPOINT).is_file():
-        return 0
-    return len(torch.load(readable(folder / CHECKPOINT), map_location="cpu", weights_only=True)["history"])
+        return None
+    state: dict[str, Any] = torch.load(readable(folder / CHECKPOINT), map_location="cpu", weights_only=True)
+    return state
 
 
 def discard(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
@@ -26,14 +27,14 @@ def split(name: str) -> SimpleNamespace:
 DATA = SimpleNamespace(name="set", train=split("train"), val=split("val"))
 
 
+@dataclass
 class Recorder(Runner):
     """Writes down which stage is asked for what; each artefact is its own number, and every score the same."""
 
+    asked: list[SimpleNamespace] = field(default_factory=list)
     miou = staticmethod(lambda stage, title: 0.5)
 
     def __call__(self, stage, *, title, seed=None, **arguments):
-        if not hasattr(self, "asked"):
-            self.asked = []
         self.asked.append(SimpleNamespace(stage=stage, title=title, seed=seed, **arguments))
         number = len(self.asked)
         path = self.store.root / str(number)
