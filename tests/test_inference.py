@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pmm_ray.inference import View, average, crop_starts, crop_views, scaled_size, whole_views
+from pmm_ray.inference import View, average, crop_starts, crop_views, resize, scaled_size, whole_views
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -56,6 +56,14 @@ def test_several_scales_are_the_mean_of_each_resized_to_the_target():
         scaled = F.interpolate(image[None].float() / 255, (height, width), mode="bilinear", antialias=small)
         expected += F.interpolate(pooled(scaled), (16, 24), mode="bilinear")[0] / 3
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("size", [(4, 16), (16, 4)])
+def test_maps_that_shrink_along_one_side_only_are_not_aliased(size):
+    for start in range(4):  # plain interpolation would see every other one of these rows and columns, or none
+        lines = torch.zeros(1, 1, 16, 16)
+        lines[:, :, start::4, start::4] = 1.0
+        assert float(resize(lines, size).mean()) == pytest.approx(1 / 16, rel=0.2)
 
 
 def test_a_one_sided_network_is_made_symmetric_by_the_mirror_image():

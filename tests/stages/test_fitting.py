@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from pmm_ray.config import NetConfig, TrainConfig
+from pmm_ray.config import ClusterConfig, NetConfig, TrainConfig
 from pmm_ray.data.transforms import Augment
 from pmm_ray.nets.build import build_classifier, load_model
 from pmm_ray.stages import fitting
+from pmm_ray.stages.stage import Context, snapshot
 from pmm_ray.training import Plan
 
 NET = NetConfig(backbone="test_resnet", weights="none", output_stride=32)
@@ -60,3 +63,21 @@ def test_a_network_has_the_weights_of_its_file_its_own_mean_and_std_and_a_batch_
     assert all(norm.training for norm in learning.modules() if "BatchNorm" in type(norm).__name__)
     drawn = [next(built(NET, seed).module.backbone.parameters()) for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("until", [None, 2])
+def test_the_checkpoint_is_kept_for_what_is_left_of_a_training_and_goes_with_its_end(tmp_path, monkeypatch, until):
+    log = SimpleNamespace(metrics=lambda *given, **more: None)
+    context = Context(out=tmp_path, seed=0, cluster=ClusterConfig(gpu="no"), log=log, title="", until=until)
+
+    def trained(work, settings, **given):
+        """What a team leaves: its last checkpoint, and the model that was asked for."""
+        assert settings["plan"].until == until
+        (tmp_path / "checkpoint.pt").touch()
+        model = snapshot(tmp_path, until) if until else tmp_path / "model.pt"
+        fitting.Trainee.built("classifier", {**fitting.network(NET), "num_classes": 2}, net=NET,
+                              classes=("background", "a", "b"), seed=0).write(model, {"epochs": 2})  # fmt: skip
+
+    monkeypatch.setattr(fitting, "fit", trained)
+    assert fitting.fit_model(print, {}, train=TrainConfig(epochs=4), context=context) == {"epochs": 2}
+    assert (tmp_path / "checkpoint.pt").exists() == bool(until)

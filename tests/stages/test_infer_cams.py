@@ -145,6 +145,18 @@ def test_many_crops_give_a_cam_of_every_image(tmp_path, model, photos):
         assert len(result["peak"]) == len(photo.labels)
 
 
+def test_the_peak_is_that_of_the_activations_which_are_normalised_before_they_are_rounded(
+    tmp_path, model, photos, monkeypatch
+):
+    # beyond what float16 holds: rounded first, all of it would be infinite
+    activations = np.array([[[0.0, 1e5], [2e5, 4e5]]], np.float32)
+    monkeypatch.setattr(_CamWorker, "_activations", lambda self, rows, images: [activations for _ in rows])
+    worker = _CamWorker(model=model.path / "model.pt", actors=ONE, infer=CamInferConfig(), out=tmp_path)
+    (result,) = worker(rows_of(photos)[:1])
+    assert result["peak"] == [4e5]
+    assert stored(tmp_path, result).cam.tolist() == [[[0.0, 0.25], [0.5, 1.0]]]
+
+
 def test_a_network_that_gives_nan_fails_its_images_not_the_run(tmp_path, model, photos):
     saved = torch.load(model.path / "model.pt", weights_only=True)
     saved["state"]["head.weight"][0] = torch.nan

@@ -102,6 +102,15 @@ def test_the_label_filter_keeps_background_and_the_images_classes(tmp_path, mode
         np.testing.assert_array_equal(read_label(tmp_path / "masks" / f"{photo.name}.png"), expected)
 
 
+def test_a_class_that_the_photo_is_said_to_have_is_counted_also_where_the_network_finds_none(tmp_path, model, photos):
+    saved = torch.load(model.path / "model.pt", weights_only=True)
+    name = next(name for name in saved["state"] if name.endswith("segmentation_head.0.bias"))
+    saved["state"][name][2] = -1e4
+    torch.save(saved, model.path / "model.pt")
+    result = worker(model, tmp_path, label_filter=True)(rows_of(photos))[0]
+    assert (result["classes"], result["area"], result["background_area"]) == ([2], [0], 50 * 70)
+
+
 def test_the_crf_works_on_filtered_probabilities_that_sum_to_1(tmp_path, model, photos):
     params = crf_params("segmentation")
     worker(model, tmp_path, label_filter=True, crf=CrfConfig(preset="segmentation"))(rows_of(photos))

@@ -114,6 +114,19 @@ def test_multi_crop_reads_the_rough_masks(tmp_path):
     assert [name for name, _ in info["facts"]["failed"]] == ["2", "bad"]
 
 
+def test_the_share_that_confirms_a_crops_label_is_that_of_the_settings(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(photos, make, *, seed):
+        seen.append(make.share)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_cam, "Examples", spy)
+    with pytest.raises(KeyboardInterrupt):
+        work(tmp_path, TRAIN.model_copy(update={"multi_crop": True, "multi_crop_share": 0.37}))
+    assert seen == [0.37]
+
+
 def objective(**options) -> train_cam.CamObjective:
     torch.manual_seed(0)
     net = build_classifier(**fitting.network(NET), weights="none", num_classes=2, correlation="equivariance" in options)

@@ -28,7 +28,7 @@ from pmm_ray.stages.train_rrm import train_rrm
 from pmm_ray.teams import LocalTeam
 
 NET = NetConfig(backbone="test_resnet", weights="none", output_stride=32, batch_norm="train")
-HEAD = HeadConfig(channels=8, dilation=1)
+HEAD = HeadConfig(channels=8, dilation=2)
 TRAIN = RrmTrainConfig(epochs=3, batch_size=2, crop=64, resize=(0.8, 1.2), lr=1e-3)
 HERE = {"gpu": "no", "train_workers": 0, "infer_workers": 0}
 
@@ -64,7 +64,9 @@ def test_the_stage_leaves_a_network_that_makes_cams_and_masks_and_shows_its_labe
     assert sheets == ["epoch-0002.png", "epoch-0003.png"]
     with Image.open(tmp_path / "rrm/labels/epoch-0003.png") as sheet:
         assert sheet.width > 500 and sheet.height > 500
-    assert load_model(tmp_path / "rrm/model.pt")[1]["kind"] == "joint"
+    module, info = load_model(tmp_path / "rrm/model.pt")
+    assert info["kind"] == "joint" and (info["net"]["channels"], info["net"]["dilation"]) == (8, 2)
+    assert module.segmentation[0].out_channels == 8 and module.segmentation[0].dilation == (2, 2)
 
     model = artefact(tmp_path / "rrm")
     found = infer_cams(
@@ -230,6 +232,39 @@ def test_the_energy_is_that_of_crop_masks_and_area_at_half_size_and_labels_are_m
     p = half(made.net(batch().float() / 127.5 - 1)["main"].softmax(dim=1))
     energies = dense_energy(p, masks[:, ::2, ::2], inside[:, ::2, ::2], filter=lambda values: values.cumsum(dim=3))
     torch.testing.assert_close(figures["loss_energy"], 1e-3 * energies.mean())
+
+
+def test_what_the_segmentation_learns_reaches_the_backbone():
+    made = objective(masks_with((0, 900), (1, 7)))
+    figures = made(batch(), (LABELS, INSIDE))
+    (figures["loss_background"] + figures["loss_foreground"]).backward()
+    assert any((parameter.grad != 0).any() for parameter in made.net.backbone.parameters())
+
+
+def test_the_gradient_of_the_energy_is_the_one_asked_for_with_the_same_value():
+    def lopsided(values):
+        return values.cumsum(dim=3)  # far from its own transpose, which the exact gradient is made of
+
+    values, gradients = [], []
+    for gradient in ("published", "exact"):
+        made = objective(masks_with((0, 900)), energy_weight=1.0, energy_gradient=gradient,
+                         make_filter=lambda images: lopsided)  # fmt: skip
+        figures = made(batch(), (LABELS, INSIDE))
+        figures["loss_energy"].backward()
+        values.append(figures["loss_energy"].detach())
+        gradients.append(made.net.segmentation[-1].weight.grad)
+    torch.testing.assert_close(*values)
+    assert not torch.allclose(*gradients, rtol=0.01)
+
+
+def test_crops_of_the_last_step_alone_are_shown():
+    made = objective(masks_with((0, 9)))
+    made(batch(), (LABELS, INSIDE))
+    first = made.seen
+    made._labeller = Written(masks_with((1, 5)))
+    made(batch(), (LABELS, INSIDE))
+    assert len(first) == len(made.seen) == 2
+    assert (made.seen[0].mask == 1).sum() == 5 and not (made.seen[0].mask == 0).any()
 
 
 @pytest.mark.parametrize("values", [(), ((0, 5),), ((2, 5),)])
