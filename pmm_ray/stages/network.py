@@ -62,6 +62,8 @@ class NetworkWorker:
     """Lives in an actor: the network, loaded once, and the loop over batches. A stage says what one batch gives."""
 
     def __init__(self, *, model: Path, actors: Actors):
+        # On Linux, before the first tensor: maps of whole photos on large pages, which come and go at less cost.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import torch
 
         from pmm_ray.nets.build import load_model
