@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pmm_ray.artefacts import Store
-from pmm_ray.config import Config, SegTrainConfig, SweepConfig
+from pmm_ray.config import Config, SweepConfig
 from pmm_ray.search import trials
 from pmm_ray.tracking import RunHandle
 
@@ -44,9 +44,9 @@ class Method:
 
 @pytest.mark.parametrize(("gone", "reported"), [((), [2, 4, 6, 8]), ((2, 4), [6, 8]), ((2, 4, 6), [8])])
 def test_halts_that_a_training_went_past_before_are_left_out(tmp_path, monkeypatch, gone, reported):
-    monkeypatch.setattr(trials, "Method", type("Some", (Method,), {"gone": gone}))
-    config = Config()
-    config = config.model_copy(update={"seg": config.seg.model_copy(update={"train": SegTrainConfig(epochs=EPOCHS)})})
+    monkeypatch.setattr(Method, "gone", gone)
+    monkeypatch.setattr(trials, "Method", Method)
+    config = Config.model_validate({"seg": {"train": {"epochs": EPOCHS}}})
     sweep = SweepConfig(trial="segmentation", reports=4)
     trial = trials.SegmentationTrial(
         {}, config=config, sweep=sweep, data=None, store=Store(tmp_path), handle=RunHandle()

@@ -174,11 +174,10 @@ SHAPES = {"scales": (0.5, 2.0), "short_side": 48}
 
 def test_every_setting_reaches_the_views(tmp_path, model):
     image, odd = np.zeros((40, 60, 3), np.uint8), {**SHAPES, "flip": False}
-    actors = Actors(workers=1, cpus=1, gpus=0)
 
     def views(**settings):
         infer = CamInferConfig(**settings)
-        return _CamWorker(model=model.path / "model.pt", actors=actors, infer=infer, out=tmp_path)._views(3, image)
+        return _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)._views(3, image)
 
     assert views(**odd) == whole_views(3, (40, 60), **odd)
     assert views(**SHAPES) == whole_views(3, (40, 60), **SHAPES, flip=True)

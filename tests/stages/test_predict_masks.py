@@ -64,6 +64,14 @@ def softmax(model, path) -> np.ndarray:
         return module(normalise(image, mean=MEAN, std=STD))["main"].softmax(dim=1)[0].numpy()
 
 
+def set_bias(model, label: int, value: float) -> None:
+    """Give the logits of a class another bias."""
+    saved = torch.load(model.path / "model.pt", weights_only=True)
+    name = next(name for name in saved["state"] if name.endswith("segmentation_head.0.bias"))
+    saved["state"][name][label] = value
+    torch.save(saved, model.path / "model.pt")
+
+
 def worker(model, out, **settings):
     wanted = {"predict": PLAIN, "label_filter": False, "crf": None, "raw": True} | settings
     actors = Actors(workers=1, cpus=1, gpus=0)
@@ -103,10 +111,7 @@ def test_the_label_filter_keeps_background_and_the_images_classes(tmp_path, mode
 
 
 def test_a_class_that_the_photo_is_said_to_have_is_counted_also_where_the_network_finds_none(tmp_path, model, photos):
-    saved = torch.load(model.path / "model.pt", weights_only=True)
-    name = next(name for name in saved["state"] if name.endswith("segmentation_head.0.bias"))
-    saved["state"][name][2] = -1e4
-    torch.save(saved, model.path / "model.pt")
+    set_bias(model, 2, -1e4)
     result = worker(model, tmp_path, label_filter=True)(rows_of(photos))[0]
     assert (result["classes"], result["area"], result["background_area"]) == ([2], [0], 50 * 70)
 
@@ -157,10 +162,7 @@ def test_the_prediction_is_the_mean_over_scales_and_mirror_images(tmp_path, mode
 
 
 def test_a_network_that_gives_nan_fails_its_images(tmp_path, model, photos):
-    saved = torch.load(model.path / "model.pt", weights_only=True)
-    name = next(name for name in saved["state"] if name.endswith("segmentation_head.0.bias"))
-    saved["state"][name][1] = torch.nan
-    torch.save(saved, model.path / "model.pt")
+    set_bias(model, 1, torch.nan)
     results = worker(model, tmp_path / "out")(rows_of(photos))
     assert all("not finite" in result["error"] and "seg.train.lr" in result["error"] for result in results)
     assert not (tmp_path / "out" / "masks").exists()
