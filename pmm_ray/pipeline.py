@@ -111,6 +111,8 @@ class Runner:
         found = Artefact(stage, f"{work.artefact.fingerprint}/{epoch}", snapshot(place, epoch).parent)
         if not snapshot(place, epoch).is_file():
             with only_one(place, title):
+                if snapshot(place, epoch).is_file():  # another run made it meanwhile, and may have gone on
+                    return found
                 if work.artefact.done or epochs_in(place) > epoch:
                     return None
                 with self._recorded(work) as handle:
