@@ -1,5 +1,6 @@
 """What is done again, and what is not."""
 
+import contextlib
 import multiprocessing
 import sys
 import time
@@ -13,7 +14,7 @@ from pmm_ray.checkpoints import CHECKPOINT, discard, epochs_in
 from pmm_ray.config import CamTrainConfig, Config, HeadConfig, MasksConfig, NetConfig, RrmTrainConfig, SegTrainConfig
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
-from pmm_ray.pipeline import Runner
+from pmm_ray.pipeline import Runner, only_one
 from pmm_ray.stages.stage import snapshot
 from pmm_ray.tracking import RunHandle
 
@@ -177,11 +178,12 @@ def _make_slowly(root, log):
     Runner(Config(), Store(root), RunHandle())("slow", title="x", photos=photos())
 
 
-def test_no_network_of_an_epoch_is_made_of_one_that_was_trained_further(tmp_path, monkeypatch):
+@pytest.fixture
+def trainings(monkeypatch):
+    """A stage 'fake' that goes on from its checkpoint, as trainings do; up to which epochs it was called."""
     called = []
 
     def fake(*, context, photos):
-        """Goes on from its checkpoint, as trainings do."""
         called.append(context.until)
         context.out.mkdir(parents=True, exist_ok=True)
         epochs = max(epochs_in(context.out), context.until or 5)
@@ -191,16 +193,38 @@ def test_no_network_of_an_epoch_is_made_of_one_that_was_trained_further(tmp_path
 
     monkeypatch.setitem(sys.modules, "pmm_ray.stages.fake", SimpleNamespace(fake=fake))
     monkeypatch.setattr(Runner, "start_ray", lambda self: None)
-    run, given = runner(tmp_path), {"title": "x", "photos": photos(), "seed": 0}
-    second = run.until(2, "fake", **given)
-    assert run.until(1, "fake", **given) is None and called == [2]
-    third = run.until(3, "fake", **given)
+    return called
+
+
+TRAINING = {"title": "x", "photos": photos(), "seed": 0}
+
+
+def test_no_network_of_an_epoch_is_made_of_one_that_was_trained_further(tmp_path, trainings):
+    run = runner(tmp_path)
+    second = run.until(2, "fake", **TRAINING)
+    assert run.until(1, "fake", **TRAINING) is None and trainings == [2]
+    third = run.until(3, "fake", **TRAINING)
     assert [(found.path / "model.pt").read_text()[-1] for found in (second, third)] == ["2", "3"]
-    finished = run("fake", **given)
+    finished = run("fake", **TRAINING)
     discard(finished.path)
     # nor is a training that is done begun again
-    assert run.until(4, "fake", **given) is None and run.until(2, "fake", **given) == second
-    assert called == [2, 3, None]
+    assert run.until(4, "fake", **TRAINING) is None and run.until(2, "fake", **TRAINING) == second
+    assert trainings == [2, 3, None]
+
+
+def test_a_network_of_an_epoch_that_another_run_made_in_the_meantime_is_taken(tmp_path, trainings, monkeypatch):
+    @contextlib.contextmanager
+    def waited(folder, title):
+        """Until the other run had made it, and had gone on."""
+        with monkeypatch.context() as free:
+            free.setattr("pmm_ray.pipeline.only_one", only_one)
+            for epoch in (2, 4):
+                runner(tmp_path).until(epoch, "fake", **TRAINING)
+        yield
+
+    monkeypatch.setattr("pmm_ray.pipeline.only_one", waited)
+    found = runner(tmp_path).until(2, "fake", **TRAINING)
+    assert (found.path / "model.pt").read_text() == "network of epoch 2" and trainings == [2, 4]
 
 
 def test_two_runs_at_once_make_an_artefact_once(tmp_path):
