@@ -302,6 +302,19 @@ class TrimapConfig(Section):
             raise ValueError(f"low must be at most high, got low {self.low} and high {self.high}")
         return self
 
+    @property
+    def words(self) -> str:
+        """As in 'trimap 0.6 / 0.2', or 'alpha 4 and 32' and what differs from RRM's way with its CRFs."""
+        if self.source == "cam":
+            return f"trimap {self.high:g} / {self.low:g}"
+        usual = TrimapConfig()
+        words = [f"alpha {self.foreground_alpha:g} and {self.background_alpha:g}"]
+        if self.min_probability != usual.min_probability:
+            words.append(f"min_probability {self.min_probability:g}")
+        if self.crf != usual.crf:
+            words.append(self.crf.words)
+        return ", ".join(words)
+
     def unused(self) -> set[str]:
         """The other source's numbers do not matter."""
         return self.all_but("source", "high", "low") if self.source == "cam" else {"high", "low"}
@@ -532,6 +545,16 @@ class AblationConfig(Section):
     upper_bound: bool = Field(False, description="also train on the ground truth (labelled as the upper bound)")
     segmentation: bool = Field(True, description="train segmentation networks; off: masks only")
     parts: bool = Field(True, description="mat_label_ablation: also train D2CAM without each of its parts, for the CAM")
+
+    @field_validator("seeds", "alphas", "trimaps")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A table would take the mean over what is there twice."""
+        known = [value.identity() if isinstance(value, Section) else value for value in values]
+        for number, value in enumerate(known):
+            if value in known[:number]:
+                raise ValueError(f"number {number + 1} is there already, and a table needs each once")
+        return values
 
 
 class SweepConfig(Section):

@@ -22,6 +22,7 @@ from pmm_ray.errors import UserError
 from pmm_ray.pipeline import Network, Runner
 from pmm_ray.report.tables import FREQUENT, PUS_ACTIVE
 from pmm_ray.stages.stage import snapshot
+from pmm_ray.tracking import RunHandle
 
 NO_PUS = PusConfig(variant="none")
 BOUNDARY = " (boundary)"
@@ -291,40 +292,56 @@ class Method:
         *,
         cams: Artefact | None,
         masks: Artefact,
-        folder: str = "masks",
         made_by: MasksConfig | None = None,
-    ) -> None:
-        """Pictures of photo, CAM, mask and ground truth; the masks alone for MLflow's charts, which compare runs.
+        title: str = "overlays",
+    ) -> Artefact | None:
+        """Pictures of photo, CAM, mask and ground truth, and the masks alone; None where no pictures are asked for.
 
         Those of masks `made_by` matting show its trimaps and mattes too.
         """
-        if count := self.config.tracking.overlays:
-            more: dict[str, Any] = {"matting": made_by} if made_by and made_by.maker == "matting" else {}
-            drawn = self.run(
-                "draw_overlays",
-                title="overlays",
-                photos=split.photos,
-                cams=cams,
-                masks=masks,
-                folder=folder,
-                truth=split.truth,
-                count=count,
-                **more,
-            )
-            for name in drawn.facts["pictures"] if drawn.done else ():
-                self.run.tracker.panel(drawn.path / "panels" / f"{name}.png", f"masks/{name}")
+        count = self.config.tracking.overlays
+        if not count:
+            return None
+        more: dict[str, Any] = {"matting": made_by} if made_by and made_by.maker == "matting" else {}
+        return self.run(
+            "draw_overlays",
+            title=title,
+            photos=split.photos,
+            cams=cams,
+            masks=masks,
+            folder="masks",
+            truth=split.truth,
+            count=count,
+            **more,
+        )
 
-    def record(self, row: str, values: dict[str, float], *, variant: str = "", cycle: int | None = None) -> None:
+    def record(
+        self,
+        row: str,
+        values: dict[str, float],
+        *,
+        variant: str = "",
+        cycle: int | None = None,
+        pictures: Artefact | None = None,
+    ) -> None:
         """Keep one line for the table, and log it: with the run of its cycle, or as a run of its own.
 
-        The tag 'row' is what MLflow's charts find the lines of a table by, and group those of several seeds.
+        The tag 'row' is what MLflow's charts find the lines of a table by, and group those of several seeds. They also
+        show the masks of `pictures`, see `overlays`, beside those of the same photos in other lines.
         """
         score = Score(row, self.seed, values, variant, cycle)
         self.scores.append(score)
         name = f"{row}, {variant}" if variant else row
         if self.run.tracker.inherited.get("stage") == "cycle":
             self.run.tracker.tag("row", name)
-            self.run.tracker.metrics(score.metrics())
+            _log_line(self.run.tracker, score, pictures)
             return
         with self.run.tracker.child(name, tags={"stage": "row", "row": name}, key=f"row {name}") as handle:
-            handle.metrics(score.metrics())
+            _log_line(handle, score, pictures)
+
+
+def _log_line(handle: RunHandle, score: Score, pictures: Artefact | None) -> None:
+    handle.metrics(score.metrics())
+    if pictures is not None and pictures.done:
+        for name in pictures.facts["pictures"]:
+            handle.panel(pictures.path / "panels" / f"{name}.png", f"masks/{name}")

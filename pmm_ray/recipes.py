@@ -34,9 +34,9 @@ def mat_label(run: Runner, config: Config, data: Dataset) -> list[Score]:
 def _cycles(it: Method, cams: Artefact, masks: Artefact) -> None:
     """Segmentation on masks with PUS, and on the network's own masks, cycle after cycle."""
     with it.run.group("cycle", 0, seed=it.seed):
-        it.overlays(it.data.train, cams=cams, masks=masks, made_by=it.config.masks)
+        pictures = it.overlays(it.data.train, cams=cams, masks=masks, made_by=it.config.masks)
         model, values = it.segmentation(masks, it.config.pus, title="segmentation")
-        it.record("cycle 0", it.score_masks(masks) | values, cycle=0)
+        it.record("cycle 0", it.score_masks(masks) | values, cycle=0, pictures=pictures)
     _later_cycles(it, model, row="cycle")
     it.run.tracker.metrics(it.scores[-1].metrics())
 
@@ -49,10 +49,10 @@ def _later_cycles(it: Method, model: Artefact, *, row: str, after: int = 0) -> N
     for cycle in range(1, it.config.cycles.count + 1):
         with it.run.group("cycle", after + cycle, seed=it.seed):
             masks = it.next_masks(model)
-            it.overlays(it.data.train, cams=None, masks=masks)
+            pictures = it.overlays(it.data.train, cams=None, masks=masks)
             pus = it.config.pus if it.config.cycles.pus else NO_PUS
             model, values = it.segmentation(masks, pus, title=f"segmentation, cycle {cycle}")
-            it.record(f"{row} {cycle}", it.score_masks(masks) | values, cycle=after + cycle)
+            it.record(f"{row} {cycle}", it.score_masks(masks) | values, cycle=after + cycle, pictures=pictures)
 
 
 def rrm(run: Runner, config: Config, data: Dataset) -> list[Score]:
@@ -109,8 +109,8 @@ def _one_step(it: Method) -> Artefact:
     it.record("CAM of RRM, best threshold", it.score_cams(cams))
     with it.run.group("cycle", 0, seed=it.seed):
         masks = it.rrm_masks(model, rrm, title="RRM")
-        it.overlays(it.data.train, cams=cams, masks=masks)
-        it.record("RRM, one step", it.score_masks(masks) | values, cycle=0)
+        pictures = it.overlays(it.data.train, cams=cams, masks=masks)
+        it.record("RRM, one step", it.score_masks(masks) | values, cycle=0, pictures=pictures)
     return masks
 
 
@@ -136,8 +136,8 @@ def ablation(run: Runner, config: Config, data: Dataset) -> list[Score]:
                 made = it.masks(cams, setting, title=title)
                 it.record(row, it.score_masks(made, title=f"score of {title}"), variant=variant)
             masks = it.masks(cams, config.masks)
-            it.record("masks as configured", it.score_masks(masks))
-            it.overlays(data.train, cams=cams, masks=masks, made_by=config.masks)
+            pictures = it.overlays(data.train, cams=cams, masks=masks, made_by=config.masks)
+            it.record("masks as configured", it.score_masks(masks), pictures=pictures)
             if config.ablation.segmentation:
                 _segmentation_rows(it, masks)
     return scores
@@ -233,12 +233,8 @@ def matting_rivals(config: Config, cam: str) -> Iterator[tuple[str, str, MasksCo
             yield f"{words} on {cam}", f"alpha {alpha:g}", config.masks.model_copy(update=change)
     own = (config.masks.trimap.model_copy(update={"source": source}) for source in ("cam", "crf"))
     for trimap in config.ablation.trimaps or own:
-        if trimap.source == "cam":
-            row, variant = f"matting on {cam}", f"trimap {trimap.high:g} / {trimap.low:g}"
-        else:
-            row = f"matting on {cam}, trimap of two CRFs"
-            variant = f"alpha {trimap.foreground_alpha:g} and {trimap.background_alpha:g}"
-        yield row, variant, _matting(config, trimap)
+        row = f"matting on {cam}" if trimap.source == "cam" else f"matting on {cam}, trimap of two CRFs"
+        yield row, trimap.words, _matting(config, trimap)
 
 
 def _matting(config: Config, trimap: TrimapConfig) -> MasksConfig:
@@ -252,10 +248,10 @@ def _segmentation_on(it: Method, cam: str, cams: Artefact) -> None:
     for words, setting in (("PPG", ppg), ("matting", _matting(it.config, it.config.masks.trimap))):
         row = f"segmentation: {words} on {cam}"
         masks = it.masks(cams, setting, title=f"masks of {row}")
-        it.overlays(it.data.train, cams=cams, masks=masks, made_by=setting)
+        pictures = it.overlays(it.data.train, cams=cams, masks=masks, made_by=setting, title=f"overlays of {row}")
         if it.config.ablation.segmentation:
             _, values = it.segmentation(masks, it.config.pus, title=row)
-            it.record(row, values)
+            it.record(row, values, pictures=pictures)
 
 
 RECIPES = {

@@ -9,7 +9,7 @@ import pytest
 from tiny_run import run_here
 
 from pmm_ray import sweep
-from pmm_ray.config import AblationConfig, CamConfig, CamTrainConfig, Config, D2CamConfig, TrimapConfig
+from pmm_ray.config import AblationConfig, CamConfig, CamTrainConfig, Config, CrfConfig, D2CamConfig, TrimapConfig
 from pmm_ray.pipeline import Runner
 from pmm_ray.recipes import cam_trainings, d2cam_parts, matting_rivals
 from pmm_ray.run import main
@@ -134,6 +134,21 @@ def test_alphas_and_trimaps_are_each_tried_on_a_cam_and_by_default_the_configure
         ("matting on D2CAM", "trimap 0.45 / 0.2"),
     ]
     assert [setting.trimap for _, _, setting in found if setting.maker == "matting"] == [*trimaps]
+
+
+def test_no_two_trimaps_are_one_line():
+    other_crf = CrfConfig(preset="ppg", iterations=3)
+    trimaps = (
+        {"source": "crf"},
+        {"source": "crf", "min_probability": 0.5},
+        {"source": "crf", "crf": other_crf},
+        {"source": "crf", "min_probability": 0.5, "crf": other_crf},
+        {"source": "cam"},
+    )
+    config = Config.model_validate({"recipe": "mat_label_ablation", "ablation": {"trimaps": trimaps}})
+    lines = [(row, variant) for row, variant, setting in matting_rivals(config, "CAM") if setting.maker == "matting"]
+    assert len(set(lines)) == len(trimaps)
+    assert lines[3][1] == "alpha 4 and 32, min_probability 0.5, CRF preset ppg, iterations 3"
 
 
 def test_a_weight_is_another_training_and_one_that_plays_no_part_is_not(runs, capsys):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -39,7 +41,7 @@ class Recorder(Runner):
         number = len(self.asked)
         path = self.store.root / str(number)
         path.mkdir(parents=True)
-        facts = {"miou": self.miou(stage, title), "miou_frequent": 0.4, "pus_active": 0.3, "pictures": []}
+        facts = {"miou": self.miou(stage, title), "miou_frequent": 0.4, "pus_active": 0.3, "pictures": ["a photo"]}
         (path / "manifest.json").write_text(json.dumps({"facts": facts}))
         self.asked[-1].made = Artefact(stage, str(number), path)
         return self.asked[-1].made
@@ -50,10 +52,66 @@ class Recorder(Runner):
         return [one for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
 
 
-def recorded(folder, recipe: str, **sections) -> tuple[Recorder, Config, list]:
+@dataclass
+class Page:
+    """What MLflow would be told of a run and of those in it."""
+
+    inherited: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    panels: dict[str, Path] = field(default_factory=dict)
+    children: list[Page] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def child(self, name, *, tags, params=None, key=None):
+        tags = {**self.inherited, **tags}
+        self.children.append(Page(tags, {**tags}))
+        yield self.children[-1]
+
+    def tag(self, name, value):
+        self.tags[name] = value
+
+    def metrics(self, values, step=None):
+        pass
+
+    def panel(self, path, name):
+        self.panels.setdefault(name, path)  # as MLflow's runs do
+
+    @property
+    def all(self) -> list[Page]:
+        return [self, *(page for child in self.children for page in child.all)]
+
+
+def recorded(folder, recipe: str, *, page=None, **sections) -> tuple[Recorder, Config, list]:
     config = Config.model_validate({"recipe": recipe, **sections})
-    run = Recorder(config, Store(folder), RunHandle())
+    run = Recorder(config, Store(folder), page or RunHandle())
     return run, config, RECIPES[recipe](run, config, DATA)
+
+
+CYCLES = ["cycle 0", "cycle 1"]
+D2CAM_ROWS = [f"segmentation: {maker} on {cam}" for cam in ("CAM", "D2CAM") for maker in ("PPG", "matting")]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rows"),
+    [
+        ("pmm", CYCLES),
+        ("mat_label", CYCLES),
+        ("rrm_two_step", ["RRM, one step", "+ cycle 1"]),
+        ("ablation", ["masks as configured", "+ cycle 1"]),
+        ("mat_label_ablation", D2CAM_ROWS),
+    ],
+)
+def test_the_masks_of_a_row_are_shown_beside_those_of_the_others(tmp_path, recipe, rows):
+    page, d2cam = Page(), {"category": 0.1}
+    run, _, _ = recorded(
+        tmp_path, recipe, page=page, ablation={"seeds": [0]}, cycles={"count": 1}, cam={"train": {"d2cam": d2cam}}
+    )
+    shown = {one.tags.get("row"): one.panels for one in page.all if one.panels}
+    drawn = run.of("draw_overlays")
+    assert shown == {
+        row: {"masks/a photo": one.made.path / "panels/a photo.png"} for row, one in zip(rows, drawn, strict=True)
+    }
+    assert len({one.masks.fingerprint for one in drawn}) == len(rows)
 
 
 def test_pmm_goes_from_cams_to_masks_to_a_network_and_each_cycle_from_the_network_before(tmp_path):

@@ -224,6 +224,10 @@ def test_a_mapping_that_is_one_value_is_replaced_as_a_whole_and_may_be_changed_b
         ("rrm.train.joint_from=1", r"^rrm\.train\.joint_from: .*less than 1"),
         ("cam.train.d2cam.low=0.9", r"^cam\.train\.d2cam: low must be at most high, got low 0\.9 and high 0\.5"),
         ("cam.train.d2cam.begin=1", r"^cam\.train\.d2cam\.begin: .*less than 1"),
+        ("ablation.seeds=[0, 1, 0]", r"^ablation\.seeds: number 3 is there already, and a table needs each once"),
+        ("ablation.alphas=[2, 2.0]", r"^ablation\.alphas: number 2 is there already"),
+        # CRFs do not look at the CAM's thresholds
+        ("ablation.trimaps=[{source: crf}, {source: crf, high: 0.9}]", r"^ablation\.trimaps: number 2 is there"),
     ],
 )
 def test_settings_that_would_quietly_do_nothing_or_harm_are_refused(override, message):
