@@ -92,7 +92,7 @@ class Sweep:
         if self.how.searcher != "grid":
             return self.how.settings
         grid = list(self.space.grid())
-        return len(grid) + (self.space.own(self.config) not in grid)
+        return len(grid) + (self.space.own not in grid)
 
 
 def metric_of(how: SweepConfig, data: Dataset) -> str:
@@ -133,7 +133,7 @@ def conduct(sweep: Sweep, run: Runner, parent: RunHandle) -> Record:
     """Try settings until there are as many as asked for, those of earlier runs included."""
     make_folder(sweep.folder)
     record = Record(sweep.folder)
-    own = sweep.space.own(sweep.config)
+    own = sweep.space.own
     run.start_ray()
     trials = (_mask_trials if sweep.how.trial == "masks" else _segmentation_trials)(sweep, run)
     with progress(f"{sweep.config.name}: settings", sweep.count) as bar:

@@ -15,6 +15,8 @@ from pmm_ray.search.space import Dimension, Space, Values
 
 _BY_CHANCE_FIRST = 12
 """Settings that Optuna draws before it begins to reason."""
+_MOST_IN_VAIN = 1000
+"""Draws in a row that are of no use, after which there is nothing left to find."""
 
 
 class Proposer(Protocol):
@@ -59,12 +61,18 @@ class Adaptive:
         self._space, self._distributions = space, _distributions(space)
         self._asked: list[tuple[Values, Any]] = []
 
-    def ask(self) -> Values:
-        """What Optuna suggests, knowing all that it was told."""
-        trial = self._study.ask(self._distributions)
-        values = _plain(self._space, trial.params)
-        self._asked.append((values, trial))
-        return values
+    def ask(self) -> Values | None:
+        """What Optuna suggests, knowing all that it was told. What the space does not allow has failed."""
+        import optuna
+
+        for _ in range(_MOST_IN_VAIN):
+            trial = self._study.ask(self._distributions)
+            values = _plain(self._space, trial.params)
+            if self._space.allows(values):
+                self._asked.append((values, trial))
+                return values
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return None
 
     def tell(self, values: Values, score: float | None) -> None:
         """Let Optuna know. A setting outside its space (the base config's own may be) is of no use to it."""
@@ -92,7 +100,7 @@ def proposer(searcher: str, space: Space, *, seed: int, first: Values) -> Propos
         "random": partial(_drawn, space, seed=seed),
         "quasi_random": partial(_spread, space, seed=seed),
     }
-    return Listed(_distinct(itertools.chain([first], makers[searcher]())))
+    return Listed(_distinct(itertools.chain([first], makers[searcher]()), space))
 
 
 class _Beginning:
@@ -110,16 +118,16 @@ class _Beginning:
         self._then.tell(values, score)
 
 
-def _distinct(settings: Iterator[Values]) -> Iterator[Values]:
-    """Each once. A space of few values has an end, which chance alone would not find."""
+def _distinct(settings: Iterator[Values], space: Space) -> Iterator[Values]:
+    """Each that is allowed, once. A space of few values has an end, which chance alone would not find."""
     seen: set[str] = set()
-    repeats = 0
+    in_vain = 0
     for values in settings:
-        if repr(values) not in seen:
+        if repr(values) not in seen and space.allows(values):
             seen.add(repr(values))
-            repeats = 0
+            in_vain = 0
             yield values
-        elif (repeats := repeats + 1) > 1000:
+        elif (in_vain := in_vain + 1) > _MOST_IN_VAIN:
             return
 
 

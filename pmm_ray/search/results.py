@@ -126,7 +126,7 @@ def _telling(tried: Sequence[Tried], *, score: str) -> list[str]:
 
 
 def _best_table(sweep: Sweep, record: Record) -> Table:
-    start, best = record.find(sweep.space.own(sweep.config)), record.best()
+    start, best = record.find(sweep.space.own), record.best()
     names = sorted({*(start.figures if start else ()), *(best.figures if best else ())} - {"images", "epoch"})
     more = {
         name: tuple(one.figures.get(name) if one else None for one in (start, best))
@@ -136,7 +136,7 @@ def _best_table(sweep: Sweep, record: Record) -> Table:
     return best_against_default(
         _shown(record.all),
         keys=sweep.space.keys,
-        default=sweep.space.own(sweep.config),
+        default=sweep.space.own,
         label=_label(sweep),
         more={name: (pair[0], pair[1]) for name, pair in more.items()},
         note=protocol(sweep),
@@ -195,7 +195,7 @@ def _pictures(sweep: Sweep, tried: Sequence[Tried]) -> Iterator[Path]:
     if not any(one.score is not None for one in shown):
         return
     folder, label = sweep.folder / "pictures", "score, %" if sweep.how.metric == "contrast" else "mIoU, %"
-    default = sweep.space.own(sweep.config)
+    default = sweep.space.own
     history(shown, folder / "history.png", title=sweep.config.name, label=label)
     yield folder / "history.png"
     slices(shown, folder / "slices.png", keys=keys, default=default, title=sweep.config.name, label=label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import itertools
 import math
@@ -48,17 +47,27 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The settings that vary."""
+    """The settings that vary, and the config whose settings they are."""
 
     dimensions: tuple[Dimension, ...]
+    config: Config
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Their dotted names."""
         return tuple(dimension.key for dimension in self.dimensions)
 
+    @property
+    def own(self) -> Values:
+        """What the config itself has for these keys: the setting to be compared with."""
+        return {key: _get(self.config, key) for key in self.keys}
+
+    def allows(self, values: Values) -> bool:
+        """Whether the values go together: each alone may be one that its key can have, and `low` above `high`."""
+        return _in(self.config, values) is not None
+
     def grid(self) -> Iterator[Values]:
-        """Every combination, the last key fastest.
+        """Every combination that is allowed, the last key fastest.
 
         Raises:
             UserError: a dimension is a range.
@@ -70,12 +79,7 @@ class Space:
                     f"sweep.space.{dimension.key}: a grid needs values, write grid: [...], or use sweep.searcher=random"
                 )
             lists.append(dimension.listed)
-        for values in itertools.product(*lists):
-            yield dict(zip(self.keys, values, strict=True))
-
-    def own(self, config: Config) -> Values:
-        """What `config` itself has for these keys: the setting to be compared with."""
-        return {key: _get(config, key) for key in self.keys}
+        yield from filter(self.allows, _combined(self.dimensions, *lists))
 
 
 def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
@@ -98,16 +102,26 @@ def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
             near = difflib.get_close_matches(dimension.key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; a sweep of {trial} varies keys of {SEARCHED[trial]}"
             raise UserError(f"sweep.space.{dimension.key}: not a key that this sweep can vary{hint}")
-        for value in dimension.values:
-            changed(config, {dimension.key: value}, source="sweep.space")
     for dimension in dimensions:
         others = [other for other in dimensions if other is not dimension]
+        for value in dimension.values:
+            _check_value(config, dimension.key, value, others)
         if not any(_reads(one, dimension.key) for one in _some(config, others)):
             raise UserError(
                 f"sweep.space.{dimension.key}: no setting of this sweep reads it; take it out, or switch on what does "
                 f"(masks.maker={config.masks.maker}, masks.cvs={str(config.masks.cvs).lower()})"
             )
-    return Space(dimensions)
+    return Space(dimensions, config)
+
+
+def _check_value(config: Config, key: str, value: Value, others: Sequence[Dimension]) -> None:
+    """Raise UserError if the key cannot have the value, neither in the config nor beside a value of another key."""
+    try:
+        changed(config, {key: value}, source="sweep.space")
+    except UserError:
+        beside = ({key: value, other.key: one} for other in others for one in other.values)
+        if not any(_in(config, values) for values in beside):
+            raise
 
 
 def _reads(config: Config, key: str) -> bool:
@@ -123,10 +137,21 @@ def _reads(config: Config, key: str) -> bool:
 def _some(config: Config, dimensions: Sequence[Dimension]) -> Iterator[Config]:
     """The config, and so with the values, or ends of ranges, of some dimensions."""
     yield config
-    combined = itertools.product(*(dimension.values for dimension in dimensions))
-    for values in itertools.islice(combined, _MOST_COMBINED):
-        with contextlib.suppress(UserError):  # two values that do not go together
-            yield changed(config, dict(zip((d.key for d in dimensions), values, strict=True)))
+    combined = _combined(dimensions, *(dimension.values for dimension in dimensions))
+    yield from filter(None, (_in(config, values) for values in itertools.islice(combined, _MOST_COMBINED)))
+
+
+def _combined(dimensions: Sequence[Dimension], *lists: Sequence[Any]) -> Iterator[Values]:
+    for values in itertools.product(*lists):
+        yield dict(zip((dimension.key for dimension in dimensions), values, strict=True))
+
+
+def _in(config: Config, values: Values) -> Config | None:
+    """The config with the values; None if they do not go together."""
+    try:
+        return changed(config, values)
+    except UserError:
+        return None
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

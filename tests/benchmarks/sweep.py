@@ -96,7 +96,7 @@ def _config(root: Path, store: Path, limit: int | None) -> Config:
 
 def _settings(config: Config, space: Space, count: int, maker: str) -> list[MasksConfig]:
     """Settings by chance."""
-    source = proposer("random", space, seed=0, first=space.own(config))
+    source = proposer("random", space, seed=0, first=space.own)
     drawn = (source.ask() for _ in range(count + 1))
     return [changed(config, {**values, "masks.maker": maker}).masks for values in list(drawn)[1:] if values]
 

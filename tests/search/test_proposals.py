@@ -6,7 +6,8 @@ import pytest
 
 from pmm_ray.config import Config
 from pmm_ray.search.proposals import proposer
-from pmm_ray.search.space import Space, parse
+from pmm_ray.search.space import Dimension, Space, parse
+from pmm_ray.settings import build
 
 SPACE = {
     "masks.s": {"uniform": [0, 0.6]},
@@ -14,6 +15,7 @@ SPACE = {
     "masks.maker": {"choice": ["ppg", "baseline"]},
     "masks.crf.iterations": {"int": [1, 3]},
 }
+MATTING = build({"masks": {"maker": "matting"}})
 FIRST = {"masks.s": 0.3, "masks.alpha": 11.0, "masks.maker": "ppg", "masks.crf.iterations": 2}
 
 
@@ -71,6 +73,23 @@ def test_a_list_has_nothing_twice_and_an_end():
         found = list(itertools.takewhile(lambda values: values is not None, (source.ask() for _ in range(10))))
         assert found[0] == {"masks.maker": "baseline"}
         assert sorted(values["masks.maker"] for values in found) == ["baseline", "ppg", "threshold"]
+
+
+@pytest.mark.parametrize("name", ["grid", "random", "quasi_random", "optuna"])
+def test_no_values_are_proposed_that_do_not_go_together(name):
+    kind = "grid" if name == "grid" else "uniform"
+    ends = {"masks.trimap.high": {kind: [0.1, 0.6]}, "masks.trimap.low": {kind: [0.1, 0.6]}}
+    source = proposer(name, parse(ends, MATTING, trial="masks"), seed=0, first=dict.fromkeys(ends, 0.2))
+    found = list(itertools.takewhile(lambda values: values is not None, (source.ask() for _ in range(30))))
+    assert len(found) == (4 if name == "grid" else 30)
+    assert all(values["masks.trimap.low"] <= values["masks.trimap.high"] for values in found)
+
+
+@pytest.mark.parametrize("name", ["random", "quasi_random", "optuna"])
+def test_where_chance_finds_nothing_that_goes_together_there_is_an_end(name):
+    ranges = (Dimension("masks.trimap.high", "uniform", (0.1, 0.6)), Dimension("masks.trimap.low", "uniform", (0.7, 1)))
+    source = proposer(name, Space(ranges, MATTING), seed=0, first={"masks.trimap.high": 0.6, "masks.trimap.low": 0.6})
+    assert source.ask() is not None and source.ask() is None
 
 
 def test_optuna_goes_where_the_scores_are_better():

@@ -58,7 +58,21 @@ def test_numbers_in_exponent_form_are_numbers_although_yaml_reads_text():
 
 def test_the_base_configs_own_values_are_read_by_key():
     space = parse({"masks.s": {"uniform": [0, 1]}, "masks.crf.preset": {"choice": ["irn"]}}, CONFIG, trial="masks")
-    assert space.own(CONFIG) == {"masks.s": 0.3, "masks.crf.preset": "ppg"}
+    assert space.own == {"masks.s": 0.3, "masks.crf.preset": "ppg"}
+
+
+MATTING = build({"masks": {"maker": "matting", "trimap": {"low": 0.1, "high": 0.3}}})
+
+
+def test_values_of_two_keys_need_only_go_with_each_other():
+    tree = {"masks.trimap.high": {"grid": [0.3, 0.6]}, "masks.trimap.low": {"grid": [0.1, 0.5]}}
+    space = parse(tree, MATTING, trial="masks")
+    assert [tuple(values.values()) for values in space.grid()] == [(0.3, 0.1), (0.6, 0.1), (0.6, 0.5)]
+    assert not space.allows({"masks.trimap.high": 0.3, "masks.trimap.low": 0.5})
+    # 0.7 is above every one that there is
+    tree["masks.trimap.low"] = {"grid": [0.1, 0.7]}
+    with pytest.raises(UserError, match=r"masks\.trimap: low must be at most high, got low 0\.7 and high 0\.3"):
+        parse(tree, MATTING, trial="masks")
 
 
 @pytest.mark.parametrize(
