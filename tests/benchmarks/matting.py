@@ -1,9 +1,9 @@
 """Matting: what an image takes, by kind of Laplacian and working size, and how the mask stage scales with its actors.
 
-The first table is this process's CPU time, one thread at a time, of each photo's Laplacian, its mattes (the system
-solved for each class, and the guided filter where the photo is larger) and their merging; also for so many trimaps of
-one photo, as a sweep asks for them, which share the Laplacian. The second runs the stage through Ray Data, JPEG and
-CAMs in, PNG and table out, as the benchmark `masks` does.
+The first table is this process's CPU time, one thread at a time, of what depends on a photo alone (its Laplacian, and
+where it is larger the guide of its mattes), and of its mattes (the system solved for each class, the guided filter) and
+their merging; also for so many trimaps of one photo, as a sweep asks for them, which share what comes first. The second
+runs the stage through Ray Data, JPEG and CAMs in, PNG and table out, as the benchmark `masks` does.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ class _Photo:
         self.x, self.labels = by_class(example.cam, example.class_ids)
 
     def times(self, kind: Any, size: int) -> tuple[float, float, float]:
-        """Milliseconds of the Laplacian, of mattes and mask, and of the mattes and masks of all `HIGHS`."""
+        """Milliseconds of Laplacian and guide, of mattes and mask, and of the mattes and masks of all `HIGHS`."""
         matting = Matting(self.image, kind=kind, epsilon=SETTINGS.matting.epsilon, size=size)
-        first = _spent(lambda: matting._laplacian)
+        guided = size < max(self.image.shape[:2])
+        first = _spent(lambda: (matting._laplacian, guided and matting._upsampling))
         one = _spent(lambda: self._mask(matting, TRIMAP.high))
         many = _spent(lambda: [self._mask(matting, high) for high in HIGHS])
         return first, one, many
@@ -98,7 +99,7 @@ def _show_kinds(found: list[_Photo], given: argparse.Namespace) -> None:
     )
     measure.show(
         f"Matting, {len(found)} photos of {photos.SHORT} x {photos.LONG}",
-        ("", "size", "Laplacian ms", "mattes ms", "both ms", "min .. max", f"{len(HIGHS)} trimaps"),
+        ("", "size", "photo ms", "mattes ms", "both ms", "min .. max", f"{len(HIGHS)} trimaps"),
         rows,
         "CPU time, medians over photos. size: the long side at which matting is done; below that of the photo",
         f"mattes are brought to its size. {classes:.2f} classes a photo, {100 * unknown:.0f} % of the pixels unknown.",
