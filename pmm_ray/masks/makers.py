@@ -17,7 +17,7 @@ from pmm_ray.masks.cvs import smooth_checked
 from pmm_ray.masks.laplacian import Kind
 from pmm_ray.masks.matting import Matting, merge_mattes
 from pmm_ray.masks.ppg import ppg_steps
-from pmm_ray.masks.steps import Steps, finish, finish_together
+from pmm_ray.masks.steps import Steps, finish_together
 from pmm_ray.masks.trimap import cam_trimap, certain_shares, crf_trimap_steps
 
 _TOGETHER = 8
@@ -189,8 +189,7 @@ class _Finish:
 
 def _together(x: FloatArray, labels: NDArray[np.uint8], settings: Sequence[MaskSetting], crf: DenseCRF) -> list[Mask]:
     makers = [_steps(x, labels, setting) for setting in settings]
-    if len(makers) == 1:
-        return [finish(makers[0], crf)]
+    # their own: the CRF's are those of whichever setting it was made for
     weights = np.array([(setting.crf.gaussian_compat, setting.crf.bilateral_compat) for setting in settings])
     return finish_together(makers, crf, weights)
 

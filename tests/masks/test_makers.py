@@ -69,6 +69,18 @@ def test_many_settings_at_once_make_the_masks_of_each_alone(photo, classes):
         assert len({mask.tobytes() for mask in found.values()}) > 10
 
 
+def test_each_of_any_number_of_settings_has_its_own_kernel_weights(photo):
+    image, _ = photo(40, 56)
+    y, x = np.mgrid[:40, :56]
+    cam = np.exp(-((y - 20) ** 2 + (x - 28) ** 2) / 150)[None]
+    # eight are solved at a time, so that the ninth is alone
+    settings = [replace(PLAIN, crf=replace(PLAIN.crf, gaussian_compat=float(weight))) for weight in range(0, 18, 2)]
+    found = dict(pseudo_masks(image, cam, [1], settings))
+    for index, setting in enumerate(settings):
+        assert (found[index] == alone(image, cam, [1], setting)).mean() >= 0.999, index
+    assert (found[0] != found[8]).mean() > 0.01
+
+
 def test_one_setting_is_exactly_its_plain_function(photo):
     image, cam = photo(24, 32)[0], np.random.default_rng(0).random((2, 24, 32))
     ((index, mask),) = pseudo_masks(image, cam, [3, 1], [PLAIN])
