@@ -39,8 +39,12 @@ class Augment:
     def resized(self, image: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
         """The first half: resizing."""
         low, high = (round(self.crop * factor) for factor in self.resize)
-        transform = v2.RandomResize(low, high + 1, antialias=True)
-        return _together(transform, torch.from_numpy(image).movedim(-1, 0), torch.from_numpy(mask))
+        size = [int(torch.randint(low, high + 1, ()))]
+        large = v2.functional.resize(torch.from_numpy(image).movedim(-1, 0), size, antialias=True)
+        # v2 samples masks at their pixels' corners, and they come to lie up to a pixel below and to the right
+        by_centres = v2.InterpolationMode.NEAREST_EXACT
+        large_mask = v2.functional.resize(torch.from_numpy(mask)[None], size, interpolation=by_centres)
+        return large, large_mask[0]
 
     def cropped(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The second half: crop, flip and colours of what `resized` gave."""

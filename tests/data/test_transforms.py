@@ -23,6 +23,23 @@ def test_mask_and_image_move_together_and_the_mask_gets_no_new_ids():
         assert agreement > 0.9  # all but the blurred rim
 
 
+@pytest.mark.parametrize("sides", [(375, 500), (64, 48), (101, 101)])
+def test_resized_masks_lie_where_the_image_does(sides):
+    height, width = sides
+    off = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        mask = np.zeros(sides, np.uint8)
+        mask[rng.integers(height // 4, height // 2) :, rng.integers(width // 4, width // 2) :] = 1
+        torch.manual_seed(seed)
+        image, found = augment(crop=64, resize=(0.5, 1.5)).resized(200 * np.repeat(mask[..., None], 3, axis=2), mask)
+        share = image[0] / 200
+        off.append([share[:, -1].sum() - found[:, -1].sum(), share[-1].sum() - found[-1].sum()])
+    # where the area ends down and across, in pixels: within half of one, and on neither side in the mean
+    off = np.array(off)
+    assert np.abs(off).max() < 0.55 and np.abs(off.mean(axis=0)).max() < 0.15
+
+
 def test_what_lies_beyond_the_image_is_the_mean_colour_and_ignored():
     image, mask = np.full((10, 10, 3), 200, np.uint8), np.zeros((10, 10), np.uint8)
     crop, crop_mask = augment(resize=(0.5, 0.5))(image, mask)
