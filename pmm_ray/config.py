@@ -425,8 +425,8 @@ class PusConfig(Section):
     count_ignored: bool = Field(False, description="count 255 pixels as zeros in the mean, as the released code does")
 
     def unused(self) -> set[str]:
-        """Without PUS its other settings do not matter."""
-        return self.all_but("variant") if self.variant == "none" else set()
+        """Without PUS its other settings do not matter, but for what the mean of any loss is over."""
+        return self.all_but("variant", "count_ignored") if self.variant == "none" else set()
 
 
 class CyclesConfig(Section):

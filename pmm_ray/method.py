@@ -24,7 +24,6 @@ from pmm_ray.report.tables import FREQUENT, PUS_ACTIVE
 from pmm_ray.stages.stage import snapshot
 from pmm_ray.tracking import RunHandle
 
-NO_PUS = PusConfig(variant="none")
 BOUNDARY = " (boundary)"
 """Ends the name of a column with the mIoU in a band along outlines."""
 
@@ -124,6 +123,11 @@ class Method:
             self.run.networks.append(Network(title, model, self.config.seg.predict))
         crf = SEGMENTATION_CRF if self.config.eval.crf else None
         return model, self._score_on_val(model, title=title, predict=self.config.seg.predict, crf=crf) | active
+
+    @property
+    def no_pus(self) -> PusConfig:
+        """PUS as configured, switched off."""
+        return self.config.pus.model_copy(update={"variant": "none"})
 
     def segmentation_until(self, epoch: int, masks: Artefact, pus: PusConfig, *, title: str) -> Artefact | None:
         """The network of `segmentation` as it is after an epoch; None where the training has left none."""

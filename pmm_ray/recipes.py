@@ -8,7 +8,7 @@ from pmm_ray.artefacts import Artefact
 from pmm_ray.config import CamTrainConfig, Config, D2CamConfig, MasksConfig, ReliableConfig, RrmConfig, TrimapConfig
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.errors import UserError
-from pmm_ray.method import NO_PUS, Method, Score
+from pmm_ray.method import Method, Score
 from pmm_ray.pipeline import Runner
 
 
@@ -50,7 +50,7 @@ def _later_cycles(it: Method, model: Artefact, *, row: str, after: int = 0) -> N
         with it.run.group("cycle", after + cycle, seed=it.seed):
             masks = it.next_masks(model)
             pictures = it.overlays(it.data.train, cams=None, masks=masks)
-            pus = it.config.pus if it.config.cycles.pus else NO_PUS
+            pus = it.config.pus if it.config.cycles.pus else it.no_pus
             model, values = it.segmentation(masks, pus, title=f"segmentation, cycle {cycle}")
             it.record(f"{row} {cycle}", it.score_masks(masks) | values, cycle=after + cycle, pictures=pictures)
 
@@ -157,7 +157,7 @@ def mask_makers(config: Config) -> Iterator[tuple[str, str, MasksConfig]]:
 
 
 def _segmentation_rows(it: Method, masks: Artefact) -> None:
-    _, values = it.segmentation(masks, NO_PUS, title="segmentation")
+    _, values = it.segmentation(masks, it.no_pus, title="segmentation")
     it.record("segmentation", values)
     model, values = it.segmentation(masks, it.config.pus, title="+ PUS")
     it.record("+ PUS", values, cycle=0)
@@ -168,7 +168,7 @@ def _segmentation_rows(it: Method, masks: Artefact) -> None:
 def _upper_bound(it: Method) -> None:
     if it.config.ablation.upper_bound and (truth := it.data.train.truth) is not None:
         masks = it.run("truth_masks", title="ground truth as masks", photos=it.data.train.photos, truth=truth)
-        _, values = it.segmentation(masks, NO_PUS, title="upper bound")
+        _, values = it.segmentation(masks, it.no_pus, title="upper bound")
         it.record("upper bound: trained on ground truth", values)
 
 

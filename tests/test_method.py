@@ -6,7 +6,7 @@ import pytest
 
 from pmm_ray.artefacts import Artefact, Store
 from pmm_ray.config import Config, RrmConfig
-from pmm_ray.method import NO_PUS, Method, Score
+from pmm_ray.method import Method, Score
 from pmm_ray.pipeline import Runner
 from pmm_ray.tracking import RunHandle, open_tracker
 
@@ -30,9 +30,9 @@ def test_the_networks_to_use_are_those_that_saw_no_ground_truth(tmp_path):
     run = Runner(Config(), Store(tmp_path), RunHandle(), dry=True)
     train = SimpleNamespace(photos=SimpleNamespace(fingerprint="p", classes=("background", "cat")))
     it = Method(run, Config(), data=SimpleNamespace(train=train, val=None), seed=0)
-    model, _ = it.segmentation(Artefact("make_masks", "m", tmp_path), NO_PUS, title="segmentation")
+    model, _ = it.segmentation(Artefact("make_masks", "m", tmp_path), it.no_pus, title="segmentation")
     joint, _ = it.rrm_network(RrmConfig(), title="RRM")
-    it.segmentation(Artefact("truth_masks", "t", tmp_path), NO_PUS, title="upper bound")
+    it.segmentation(Artefact("truth_masks", "t", tmp_path), it.no_pus, title="upper bound")
     assert [(network.title, network.model) for network in run.networks] == [("segmentation", model), ("RRM", joint)]
 
 

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from pmm_ray.artefacts import Artefact, Store
-from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig
+from pmm_ray.config import Config, CrfConfig, MasksConfig, PredictConfig, PusConfig
 from pmm_ray.data.dataset import Classes
-from pmm_ray.method import NO_PUS
 from pmm_ray.pipeline import Runner
 from pmm_ray.recipes import RECIPES, mask_makers, matting_rivals, rrm_variants
 from pmm_ray.tracking import RunHandle
 
+POW = {"variant": "pow", "count_ignored": True}
+NO_PUS = PusConfig(**POW | {"variant": "none"})
 CLASSES = Classes(("background", "cat"), ((0, 0, 0), (9, 9, 9)))
 
 
@@ -115,7 +116,7 @@ def test_the_masks_of_a_row_are_shown_beside_those_of_the_others(tmp_path, recip
 
 
 def test_pmm_goes_from_cams_to_masks_to_a_network_and_each_cycle_from_the_network_before(tmp_path):
-    run, config, scores = recorded(tmp_path, "pmm", seed=5, cycles={"count": 2}, pus={"variant": "pow"})
+    run, config, scores = recorded(tmp_path, "pmm", seed=5, cycles={"count": 2}, pus=POW)
     (classifier,), (cams,), (masks,) = run.of("train_cam"), run.of("infer_cams"), run.of("make_masks")
     assert cams.model == classifier.made and masks.cams == cams.made and masks.masks == config.masks
     first, second, third = run.of("train_seg")
@@ -212,7 +213,7 @@ def test_classifiers_on_crops_read_masks_of_a_plain_classifiers_cams(tmp_path):
 
 def test_the_ablation_trains_once_for_each_seed_and_each_row_is_what_it_says(tmp_path):
     ablation = {"seeds": [1, 2], "alphas": [2, 4], "upper_bound": True}
-    sections = {"pus": {"variant": "clamp"}, "cycles": {"count": 1}}
+    sections = {"pus": POW, "cycles": {"count": 1}}
     run, config, scores = recorded(tmp_path, "ablation", ablation=ablation, **sections)
     assert [one.seed for one in run.of("train_cam")] == [1, 2]
     assert [score.seed for score in scores if score.row == "segmentation"] == [1, 2]

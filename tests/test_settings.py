@@ -261,3 +261,5 @@ def test_without_pus_its_other_numbers_make_no_other_training():
     plain, other = (PusConfig(variant="none", beta=beta).identity() for beta in (0.5, 0.9))
     assert plain == other
     assert PusConfig(variant="clamp", beta=0.5).identity() != PusConfig(variant="clamp", beta=0.9).identity()
+    # what the mean is over counts without PUS too
+    assert PusConfig(variant="none", count_ignored=True).identity() != plain
