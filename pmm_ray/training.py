@@ -101,9 +101,11 @@ def train(
 
     def run_epoch(epoch: int) -> dict[str, float]:
         batches.epoch, means = epoch, _Means()
+        # first, for it draws a number itself, with processes of its own in a run's first epoch alone
+        loaded = iter(loading)
         _seed(plan.seed, epoch, team.rank)
         model.train()
-        for step, (draws, batch) in enumerate(zip(batches.whole(), loading, strict=True), epoch * len(batches)):
+        for step, (draws, batch) in enumerate(zip(batches.whole(), loaded, strict=True), epoch * len(batches)):
             set_rates(optimizer, rate(step, steps=steps, power=plan.poly_power, warmup=plan.warmup))
             objective.progress = step / steps
             images, targets = _on(team.device, batch.images), _on(team.device, batch.targets)

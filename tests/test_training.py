@@ -247,17 +247,18 @@ def test_d2cam_of_two_workers_and_of_one_has_the_same_prototypes_losses_and_weig
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "d2cam"])
-def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path, kind):
+def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end_however_images_are_loaded(tmp_path, kind):
     """That of D2CAM with its prototypes and its moving average of networks."""
 
-    def run(out: Path, report=lambda figures: None) -> dict[str, torch.Tensor]:
+    def run(out: Path, report=lambda figures: None, processes: int = 1) -> dict[str, torch.Tensor]:
         objective, examples = objective_for(LocalTeam()), examples_in(tmp_path / "data")
         if kind == "d2cam":
             objective, examples = d2cam_objective_for(LocalTeam()), rrm_examples_in(tmp_path / "data")
         for module in objective.net.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.5
-        train(objective, examples, plan=PLAN, team=LocalTeam(), out=out, report=report)
+        plan = replace(PLAN, loader_workers=processes)
+        train(objective, examples, plan=plan, team=LocalTeam(), out=out, report=report)
         return objective.state_dict()
 
     class EndedError(Exception):
@@ -274,7 +275,7 @@ def test_a_run_ended_after_any_epoch_goes_on_to_the_same_end(tmp_path, kind):
     for epoch in (2, 3):
         with pytest.raises(EndedError):
             run(tmp_path / "broken", end_after(epoch))
-    again = run(tmp_path / "broken")
+    again = run(tmp_path / "broken", processes=0)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     figures = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
