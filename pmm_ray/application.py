@@ -99,7 +99,8 @@ class MaskFolder:
         """
         config, contents = self._config, self._contents(photos)
         done = self._done(contents)
-        self._begin(contents, todo={photo.name for photo in photos} - done)
+        anew = {name for name, content in self._record().items() if contents.get(name, content) != content}
+        self._begin(contents, {photo.name for photo in photos}, done)
         # With nothing to do there is no need of Ray.
         idle = {"infer_workers": 0, "gpu": "no"} if len(done) == len(photos) else {}
         cluster = config.cluster.model_copy(update=idle)
@@ -115,6 +116,7 @@ class MaskFolder:
                 context=Context(self.path, 0, cluster, RunLog(), "masks"),
             )
         before = f", {len(done)} of them before" if done else ""
+        before += f", {len(anew)} anew, for another photo is there under the name" if anew else ""
         say(f"masks of {facts['images']} of {len(photos)} photos{before} -> {self.masks}")
         return [Failure("masks", name, why) for name, why in [*facts["failed"], *self._draw(given)]]
 
@@ -147,12 +149,17 @@ class MaskFolder:
             raise UserError(f"{self.path}: made with {'; '.join(changed)}: give another OUT, or delete this one")
         return made_of
 
-    def _begin(self, contents: Mapping[str, str], todo: set[str]) -> None:
-        """Forget what is to be done, also what an earlier photo of that name left; then say of what all is made."""
-        Journal(self.path, MASK_FACTS).keep(contents.keys() - todo)
-        for name in self._present() & todo:
+    def _begin(self, contents: Mapping[str, str], asked: set[str], done: set[str]) -> None:
+        """Forget what is to be done, also what an earlier photo of that name left; then say of what all is made.
+
+        Masks of photos that are not asked for this time stay, and what is known of them.
+        """
+        present, todo = self._present(), asked - done
+        others = {name: content for name, content in self._record().items() if name in present - asked}
+        Journal(self.path, MASK_FACTS).keep(present - todo)
+        for name in present & todo:
             mask_file(self.path, MASKS, name).unlink(missing_ok=True)
-        record = {"model": str(self._trained.file), "made_by": self._made_by, "photos": contents}
+        record = {"model": str(self._trained.file), "made_by": self._made_by, "photos": {**others, **contents}}
         # First of all files that are to be seen: what is in a folder with this one is known to be ours.
         write_atomic(self.path / RECORD, json.dumps(record, indent=1))
         classes = self._trained.classes

@@ -145,19 +145,20 @@ def tell_network(network: Network) -> None:
 
 def tell_problems(problems: Iterable[Problem]) -> None:
     """List what a data set holds that cannot be used."""
-    lines = [f"{problem.name}: {problem.why}" for problem in problems]
-    _tell("entries of the data set were left out", lines)
+    found = list(problems)
+    lines = [f"{problem.name}: {problem.why}" for problem in found]
+    _tell(f"{sum(problem.count for problem in found)} entries of the data set were left out", lines)
 
 
 def tell_failures(failures: Iterable[Failure], *, more: str = "the stages' manifest.json") -> None:
     """List the images that stages could not use; `more` has all of them where they are many."""
     lines = [f"{failure.image} ({failure.stage}): {failure.why}" for failure in failures]
-    _tell("images were left out", lines, rest=f", in {more}")
+    _tell(f"{len(lines)} images were left out", lines, rest=f", in {more}")
 
 
 def _tell(what: str, lines: Sequence[str], *, rest: str = "") -> None:
     if lines:
-        print(f"\n{len(lines)} {what}:", *lines[:50], sep="\n  ")
+        print(f"\n{what}:", *lines[:50], sep="\n  ")
         if len(lines) > 50:
             print(f"  ... and {len(lines) - 50} more{rest}")
 

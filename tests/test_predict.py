@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -141,6 +142,20 @@ def test_again_only_what_is_missing_is_made(tmp_path, model, photos):
     assert {name for name in after if after[name] != before.get(name)} == {"b", "sub/c", "new"}
     np.testing.assert_array_equal(read_label(out / "masks/b.png"), argmax(model, photos / "b.png"))
     assert masks(out)["sub/c"] == first["sub/c"]
+
+
+def test_other_photos_into_the_same_folder_come_beside_the_first_ones(tmp_path, model, photos):
+    out, more = tmp_path / "out", tmp_path / "more"
+    picture(more / "new.png", seed=9)
+    picture(more / "b.png", seed=8)  # another photo of the same name
+    predict(model, photos, out)
+    assert "masks of 2 of 2 photos, 1 anew, for another photo is there under the name" in predict(model, more, out)
+    assert masks(out).keys() == {*NAMES, "new"}
+    assert sorted(pq.read_table(out / "rows.parquet")["name"].to_pylist()) == sorted([*NAMES, "new"])
+    before = times(out)
+    told = predict(model, photos, out)
+    assert "masks of 4 of 4 photos, 3 of them before, 1 anew" in told
+    assert {name for name, when in times(out).items() if when != before[name]} == {"b"}
 
 
 def test_stopped_half_way_it_goes_on_to_the_same_masks(tmp_path, model, photos, monkeypatch, capsys):

@@ -73,15 +73,19 @@ class Journal:
             remove_tree(self._parts)
 
     def finish(self, names: Sequence[str]) -> pa.Table:
-        """Merge to `rows.parquet`, one row for each of `names` in that order, drop the parts and return the table."""
+        """Merge to `rows.parquet` and drop the parts. Returns a row for each of `names`, in that order.
+
+        What is known of others, asked for earlier, follows them in the file.
+        """
         known = self.read()
         latest = {name: row for row, name in enumerate(known["name"].to_pylist())}
         if missing := [name for name in names if name not in latest]:
             raise RuntimeError(f"{len(missing)} rows were never reported, the first is {missing[0]!r}")
-        table = known.take(pa.array([latest[name] for name in names], pa.int64())).combine_chunks()
+        order = list(dict.fromkeys([*names, *latest]))
+        table = known.take(pa.array([latest[name] for name in order], pa.int64())).combine_chunks()
         write_table(table, self._folder / ROWS_FILE)
         remove_tree(self._parts)
-        return table
+        return table.slice(0, len(names))
 
 
 class Attempts:

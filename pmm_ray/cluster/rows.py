@@ -170,8 +170,8 @@ def _collect(blocks: Iterator[pa.Table], journal: Journal, bar: Progress) -> Non
             journal.append(waiting)
 
 
-def failures(table: pa.Table, *, title: str, most: int = 1000) -> list[list[str]]:
-    """[name, error] of the failed rows, at most `most`, for a stage's facts.
+def failures(table: pa.Table, *, title: str) -> list[list[str]]:
+    """[name, error] of the failed rows, for a stage's facts.
 
     Raises:
         UserError: every row failed, so that there is nothing for later stages to work on.
@@ -180,4 +180,4 @@ def failures(table: pa.Table, *, title: str, most: int = 1000) -> list[list[str]
     found = [[row["name"], row["error"]] for row in rows if row["status"] == FAILED]
     if found and len(found) == table.num_rows:
         raise UserError(f"{title}: all {len(found)} images failed; the first: {found[0][0]}: {found[0][1]}")
-    return found[:most]
+    return found

@@ -40,10 +40,14 @@ class Photo:
 
 @dataclass(frozen=True)
 class Problem:
-    """An entry of a data set that could not be used: its name and one line that says why and what to do."""
+    """An entry of a data set that could not be used: its name and one line that says why and what to do.
+
+    Or the rest of a long list of them, `count` in all.
+    """
 
     name: str
     why: str
+    count: int = 1
 
 
 @dataclass(frozen=True)

@@ -44,5 +44,6 @@ class Problems:
         for group, problems in self._groups.items():
             result += problems[:SHOWN]
             if len(problems) > SHOWN:
-                result.append(Problem(f"{len(problems) - SHOWN} more", f"{group}, like {problems[0].name}"))
+                rest = len(problems) - SHOWN
+                result.append(Problem(f"{rest} more", f"{group}, like {problems[0].name}", count=rest))
         return tuple(result)

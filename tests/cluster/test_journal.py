@@ -66,10 +66,11 @@ def test_rows_that_are_not_kept_are_forgotten_wherever_they_stood(anywhere):
     assert later.finish(["a", "b", "c"])["value"].to_pylist() == [1, 5, 4]
 
 
-def test_rows_no_longer_asked_for_are_dropped(anywhere):
+def test_rows_that_are_not_asked_for_this_time_stay_in_the_file(anywhere):
     journal = Journal(anywhere, FACTS)
     journal.append([rows(a=1, b=2)])
     assert journal.finish(["b"])["name"].to_pylist() == ["b"]
+    assert Journal(anywhere, FACTS).read()["value"].to_pylist() == [2, 1]
 
 
 def test_two_drivers_at_once_lose_nothing_of_each_other(anywhere):

@@ -159,6 +159,8 @@ def test_a_stage_whose_rows_all_failed_stops_with_the_first_reason():
         failures(table, title="masks")
     ok = pa.table({"name": ["a", "b"], "status": ["ok", "failed"], "error": [None, "too"]})
     assert failures(ok, title="masks") == [["b", "too"]]
+    # however many: a stage counts by them what it made
+    assert len(failures(pa.concat_tables([ok] * 3000), title="masks")) == 3000
 
 
 def test_no_rows_give_an_empty_table_of_the_full_schema(tmp_path):
