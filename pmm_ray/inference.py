@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pmm_ray.nets.inputs import normalise
+from pmm_ray.nets.inputs import normalise, resize
 
 Size = tuple[int, int]
 """Height, width."""
@@ -211,13 +211,3 @@ class _Canvases:
     def results(self) -> list[Tensor]:
         """(K, H', W') of each image."""
         return [self._totals[image] / self._scales[image] for image in range(len(self._targets))]
-
-
-def resize(maps: Tensor, size: Size) -> Tensor:
-    """(N, C, h, w) float to (N, C, *size), bilinear, edges aligned with edges; without aliasing where it shrinks."""
-    if maps.shape[-2:] == size:
-        return maps
-    if not maps.shape[1]:
-        return maps.new_zeros((*maps.shape[:2], *size))
-    shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=shrinks)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pmm_ray.inference import View, average, crop_starts, crop_views, resize, scaled_size, whole_views
+from pmm_ray.inference import View, average, crop_starts, crop_views, scaled_size, whole_views
+from pmm_ray.nets.inputs import resize
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

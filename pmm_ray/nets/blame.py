@@ -82,7 +82,7 @@ def check_sight(module: nn.Module, *, crop: int, backbone: str, only_whole: bool
     _, why = _sight(module, crop + _ODD[0], crop + _ODD[1])
     if why:
         told = f"{backbone} sees crops but no photos of other sizes ({why}); plain transformers do with net.options: "
-        told += "{dynamic_img_size: true, dynamic_img_pad: true}"
+        told += "{dynamic_img_size: true}"
         if only_whole:
             raise SettingError(f"net.backbone={told}")
         _logger.warning("%s; without, read its CAMs with cam.infer.mode=multi_crop cam.infer.window=%d", told, crop)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pmm_ray.losses.equivariance import class_scores
 from pmm_ray.nets.batch_norm import freeze_batch_norm
 from pmm_ray.nets.correlation import PixelCorrelation
+from pmm_ray.nets.inputs import resize
 
 
 class Classifier(nn.Module):
@@ -43,7 +44,8 @@ class Classifier(nn.Module):
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised images to the deepest features (N, D, h, w)."""
+        """(N, 3, H, W) normalised images to the deepest features (N, D, h, w), which cover the same field."""
+        images = _of_whole_patches(images, self.backbone)
         return _channels_first(self.backbone(images), self.channels, self.backbone, images.shape[-2:])
 
     def maps(self, features: Tensor) -> Tensor:
@@ -70,6 +72,19 @@ class Classifier(nn.Module):
         features = self.features(images)
         maps = self.maps(features)
         return maps, self.correlation(class_scores(maps, labels), features, images)
+
+
+def _of_whole_patches(images: Tensor, backbone: nn.Module) -> Tensor:
+    """Images resized to the nearest size that a transformer's patches cover exactly.
+
+    Padded instead, as timm would, patches of the padding would count as part of the image, and its map be compressed.
+    """
+    if not hasattr(getattr(backbone, "patch_embed", None), "dynamic_feat_size"):
+        return images
+    info: Any = backbone.feature_info
+    side = info[-1]["reduction"]
+    height, width = (side * max(1, round(length / side)) for length in images.shape[-2:])
+    return resize(images, (height, width))
 
 
 def _channels_first(features: Tensor, channels: int, backbone: nn.Module, size: torch.Size) -> Tensor:

@@ -39,3 +39,13 @@ def pad_to_multiple(images: Tensor, *, multiple: int) -> Tensor:
     height, width = images.shape[-2:]
     below, right = -height % multiple, -width % multiple
     return F.pad(images, (0, right, 0, below)) if below or right else images
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) float to (N, C, *size), bilinear, edges aligned with edges; without aliasing where it shrinks."""
+    if maps.shape[-2:] == size:
+        return maps
+    if not maps.shape[1]:
+        return maps.new_zeros((*maps.shape[:2], *size))
+    shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=shrinks)

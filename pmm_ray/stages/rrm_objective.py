@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pmm_ray.inference import resize, scaled_size
+from pmm_ray.inference import scaled_size
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.dense_energy import Filter, Gradient, dense_energy
 from pmm_ray.losses.segmentation import background_pixels, cross_entropy, foreground_pixels
-from pmm_ray.nets.inputs import Colour, normalise
+from pmm_ray.nets.inputs import Colour, normalise, resize
 from pmm_ray.nets.joint import Joint
 from pmm_ray.stages.label_crops import LabelledCrop, Labeller, masks_of
 from pmm_ray.teams import Team, global_mean

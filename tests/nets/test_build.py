@@ -17,7 +17,7 @@ from pmm_ray.nets.build import (
     model_info,
     save_model,
 )
-from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple
+from pmm_ray.nets.inputs import normalisation, normalise, pad_to_multiple, resize
 from pmm_ray.places import Remote
 
 TINY = {"backbone": "test_resnet.r160_in1k", "options": {}, "output_stride": 32}
@@ -42,7 +42,7 @@ def test_output_stride_16_doubles_the_map():
 
 VIT = {"backbone": "vit_tiny_patch16_224", "output_stride": 16, "num_classes": 3}
 SMALL = {"img_size": 64, "embed_dim": 12, "depth": 1, "num_heads": 1}
-ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
+ANY_SIZE = {"dynamic_img_size": True}
 
 
 def test_transformer_features_come_channels_first():
@@ -57,12 +57,23 @@ def test_transformer_features_come_channels_first():
 
 def test_the_patches_of_a_plain_transformer_lie_as_in_the_image():
     vit = build_classifier(**VIT, options=SMALL | ANY_SIZE, weights="none").eval()
-    image = torch.zeros(1, 3, 50, 120)
+    image = torch.zeros(1, 3, 64, 128)
     image[..., 64:80] = 1  # of the eight columns of patches the fifth
     features = vit.features(image)
     assert features.shape == (1, 12, 4, 8)
     tokens = vit.backbone(image)[:, vit.backbone.num_prefix_tokens :]
     torch.testing.assert_close(features[0, :, 2, 4], tokens[0, 2 * 8 + 4])
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_the_patches_of_a_plain_transformer_cover_a_photo_of_any_size_and_no_more(pads):
+    torch.manual_seed(0)
+    vit = build_classifier(**VIT, options=SMALL | ANY_SIZE | {"dynamic_img_pad": pads}, weights="none").eval()
+    photo = resize(torch.randn(1, 3, 4, 8), (64, 128))
+    whole, smaller = vit.features(photo), vit.features(resize(photo, (57, 121)))
+    # the same field of the same photo, seen by as many patches
+    assert smaller.shape == whole.shape == (1, 12, 4, 8)
+    assert (smaller - whole).abs().mean() < 0.1 * whole.std()
 
 
 def test_a_backbone_that_does_not_see_the_crops_or_the_photos_is_told_of_before_the_training(caplog):
@@ -73,7 +84,7 @@ def test_a_backbone_that_does_not_see_the_crops_or_the_photos_is_told_of_before_
         check_network("classifier", backbone="vgg11", options={}, output_stride=32, num_classes=3, weights="none",
                       crop=224)  # fmt: skip
     head = {"channels": 4, "dilation": 1}
-    with pytest.raises(SettingError, match=r"^net\.backbone=vit.* no photos of other sizes .*dynamic_img_pad: true"):
+    with pytest.raises(SettingError, match=r"^net\.backbone=vit.* no photos of other sizes .*dynamic_img_size: true"):
         check_network("joint", **given, **head, crop=64)
     assert not caplog.records
     check_network("classifier", **given, crop=64)
