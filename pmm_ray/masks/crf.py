@@ -330,7 +330,7 @@ def compile_engine(*, labels: int = 8, problems: int = 1, channels: int = 0) -> 
 
     Args:
         labels: The most labels that `multilabel` will be given, >= 1. Two-label problems are prepared in any number.
-        problems: How many problems `multilabel` will be given at once, >= 1.
+        problems: The most problems that `multilabel` will be given at once, >= 1.
         channels: How many channels `filter` will be given; 0: it will not be used.
     """
     from pmm_ray.masks.jit import one_process_at_a_time
@@ -339,8 +339,9 @@ def compile_engine(*, labels: int = 8, problems: int = 1, channels: int = 0) -> 
         crf = DenseCRF(np.zeros((3, 3, 3), np.uint8))
         for count in (1, 2, 4, 8):
             crf.binary(np.ones((count, 2, 3, 3), np.float32))
-        for count in {1, 2, 4, 8, labels}:
-            crf.multilabel(np.ones((problems, count, 3, 3), np.float32))
+        for count in (1, 2, 4, *range(8, labels + 8, 8)):
+            for together in (1, 2, 4, 8)[: 1 + (problems - 1).bit_length()]:
+                crf.multilabel(np.ones((together, count, 3, 3), np.float32))
         crf.filter(np.ones((channels, 3, 3), np.float32))
 
 

@@ -20,7 +20,7 @@ from pmm_ray.masks.ppg import ppg_steps
 from pmm_ray.masks.steps import Steps, finish_together
 from pmm_ray.masks.trimap import cam_trimap, certain_shares, crf_trimap_steps
 
-_TOGETHER = 8
+TOGETHER = 8
 """Settings at once: with any number of classes they fill the engine's eight lanes, and their scores little memory."""
 
 
@@ -152,8 +152,8 @@ def made_masks(
         crf_on(image, crf, shape=x.shape[1:])  # checks the sizes
         # makers that ask for the same kind of problem fill the lanes together, and of these whose points move alike
         members.sort(key=lambda index: (settings[index].maker, settings[index].alpha))
-        for first in range(0, len(members), _TOGETHER):
-            some = members[first : first + _TOGETHER]
+        for first in range(0, len(members), TOGETHER):
+            some = members[first : first + TOGETHER]
             found = _together(x, labels, [settings[index] for index in some], crf)
             yield from ((i, finished.of(settings[i], mask)) for i, mask in zip(some, found, strict=True))
 

@@ -214,9 +214,10 @@ def _mask_work(*, config: Config, classes: int, labels: int) -> Callable[[list[R
     """What a worker of the desk does with a part of the photos: (results, seconds) of each setting."""
     from pmm_ray.masks.crf import compile_engine
     from pmm_ray.masks.laplacian import pymatting
+    from pmm_ray.masks.makers import TOGETHER
 
     if config.masks.used_crf.backend == "numba":
-        compile_engine(labels=labels)
+        compile_engine(labels=labels, problems=TOGETHER)
     if config.masks.maker == "matting":
         pymatting()
 

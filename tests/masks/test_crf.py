@@ -183,8 +183,9 @@ def test_kernels_of_enormous_images_are_not_kept(photo, monkeypatch):
     assert crf_module._gaussian_kernel.cache_info().currsize == 0
 
 
-def test_compiling_ahead_leaves_nothing_to_compile_for_up_to_eight_classes():
-    script = """
+@pytest.mark.parametrize(("labels", "problems"), [(8, 1), (5, 3), (19, 8)])
+def test_compiling_ahead_leaves_nothing_to_compile(labels, problems):
+    script = f"""
 import numpy as np
 from pmm_ray.masks import lattice, meanfield
 from pmm_ray.masks.crf import DenseCRF, compile_engine
@@ -192,13 +193,14 @@ def compiled():
     each = [*vars(lattice).values(), *vars(meanfield).values()]
     return sum(len(function.signatures) for function in each if hasattr(function, "signatures"))
 before = compiled()
-compile_engine()
+compile_engine(labels={labels}, problems={problems})
 ready = compiled()
 crf = DenseCRF(np.zeros((20, 31, 3), np.uint8), preset="rrm_infer")
 for count in range(1, 18):
     crf.binary(np.ones((count, 2, 20, 31)))
-for labels in range(1, 9):
-    crf.multilabel(np.ones((labels, 20, 31)))
+for labels in range(1, {labels} + 1):
+    for problems in range(1, {problems} + 1):
+        crf.multilabel(np.ones((problems, labels, 20, 31)))
 print(before, ready > 0, compiled() - ready)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
