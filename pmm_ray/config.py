@@ -420,7 +420,8 @@ class PusConfig(Section):
     beta: NonNegative = Field(0.5, description="PUS acts on steps whose mean loss is below beta (0.5 VOC, 0.8 COCO)")
     kappa: Positive = Field(0.5, description="the loss above which a pixel counts as wrongly labelled, or the power")
     gate: Literal["local", "global"] = Field(
-        "global", description="mean over all workers (does not change with their number), or per worker (released)"
+        "global",
+        description="mean over all workers, or per worker (released), by which the result depends on their number",
     )
     count_ignored: bool = Field(False, description="count 255 pixels as zeros in the mean, as the released code does")
 
