@@ -62,12 +62,16 @@ class Space:
         """What the config itself has for these keys: the setting to be compared with."""
         return {key: _get(self.config, key) for key in self.keys}
 
-    def allows(self, values: Values) -> bool:
-        """Whether the values go together: each alone may be one that its key can have, and `low` above `high`."""
-        return _in(self.config, values) is not None
+    def read(self, values: Values) -> Values | None:
+        """The values as the config has them, 11 and 11.0 as one; None if they do not go together.
+
+        Each alone may be one that its key can have, and `low` above `high`.
+        """
+        config = _in(self.config, values)
+        return None if config is None else {key: _get(config, key) for key in self.keys}
 
     def grid(self) -> Iterator[Values]:
-        """Every combination that is allowed, the last key fastest.
+        """Every combination of values that go together, the last key fastest.
 
         Raises:
             UserError: a dimension is a range.
@@ -79,7 +83,7 @@ class Space:
                     f"sweep.space.{dimension.key}: a grid needs values, write grid: [...], or use sweep.searcher=random"
                 )
             lists.append(dimension.listed)
-        yield from filter(self.allows, _combined(self.dimensions, *lists))
+        yield from filter(None, map(self.read, _combined(self.dimensions, *lists)))
 
 
 def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
@@ -177,7 +181,7 @@ def _dimension(key: str, entry: Any) -> Dimension:
         _check_range(where, kind, values)
     elif any(not isinstance(value, str | int | float | bool | None) for value in values):
         raise UserError(f"{where}.{kind}: values must be numbers, words, true, false or null, got {values!r}")
-    elif len(set(map(repr, values))) != len(values):
+    elif len({(isinstance(value, bool), value) for value in values}) != len(values):
         raise UserError(f"{where}.{kind}: a value is there twice: {values!r}")
     return Dimension(key, kind, tuple(map(int, values) if kind == "int" else values))
 

@@ -68,7 +68,7 @@ def test_values_of_two_keys_need_only_go_with_each_other():
     tree = {"masks.trimap.high": {"grid": [0.3, 0.6]}, "masks.trimap.low": {"grid": [0.1, 0.5]}}
     space = parse(tree, MATTING, trial="masks")
     assert [tuple(values.values()) for values in space.grid()] == [(0.3, 0.1), (0.6, 0.1), (0.6, 0.5)]
-    assert not space.allows({"masks.trimap.high": 0.3, "masks.trimap.low": 0.5})
+    assert space.read({"masks.trimap.high": 0.3, "masks.trimap.low": 0.5}) is None
     # 0.7 is above every one that there is
     tree["masks.trimap.low"] = {"grid": [0.1, 0.7]}
     with pytest.raises(UserError, match=r"masks\.trimap: low must be at most high, got low 0\.7 and high 0\.3"):
@@ -90,6 +90,7 @@ def test_values_of_two_keys_need_only_go_with_each_other():
         ({"masks.s": {"loguniform": [0, 1]}}, "the lowest must be above 0"),
         ({"masks.crf.iterations": {"int": [1, 2.5]}}, "give whole numbers"),
         ({"masks.s": {"choice": [0.1, 0.1]}}, "a value is there twice"),
+        ({"masks.alpha": {"choice": [4, 4.0]}}, "a value is there twice"),
         ({"masks.s": {"choice": [[0.1]]}}, "values must be numbers, words"),
     ],
 )
