@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from pmm_ray.artefacts import Store, digest
+from pmm_ray import __version__
+from pmm_ray.artefacts import Folder, Store, digest, digest_file
 from pmm_ray.cluster.desk import Desk
 from pmm_ray.cluster.search import Asha, Trial, search
 from pmm_ray.cluster.session import resources, use_gpu
@@ -24,7 +26,7 @@ from pmm_ray.places import place
 from pmm_ray.progress import progress
 from pmm_ray.search.proposals import proposer
 from pmm_ray.search.record import Record
-from pmm_ray.search.space import Space, Values
+from pmm_ray.search.space import Space, Value, Values
 from pmm_ray.search.trials import MaskScores, MaskTrial, SegmentationTrial, halts
 from pmm_ray.search.watch import Watch
 from pmm_ray.settings import changed
@@ -41,6 +43,8 @@ _LEFT_FREE = 0.1
 
 _READ = {"masks": ("seed", "cam", "masks"), "segmentation": ("seed", "cam", "masks", "seg", "pus", "eval")}
 """The settings that a kind of trial reads, and what is made for it."""
+_PLACES = ("cam.npy", "cam.net.weights", "seg.net.weights")
+"""Those that say where files lie."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +65,44 @@ class Sweep:
     data: Dataset
     store: Store
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep and no other: what its trials read. More settings, or more at once, are no other."""
-        how, config = self.how.identity(), self.config.identity()
+        """What makes it this sweep and no other: what its trials read. More settings, or more at once, are no other.
+
+        As in the fingerprint of an artefact, files count by their content, and another version makes another sweep.
+        """
+        how, sections = self.how.identity(), _READ[self.how.trial]
         for name in ("settings", "concurrent"):
             how.pop(name)
+        files = {key: attrgetter(key)(self.config) for key in _PLACES if key.startswith(sections)}
+        config = changed(self.config, {key: self._content(key, value) for key, value in files.items()}).identity()
         inputs = [
             found.fingerprint
             for split in (self.data.train, self.data.val)
             for found in ([] if split is None else [split.photos, split.truth])
             if found is not None
         ]
-        read = {name: config[name] for name in _READ[self.how.trial]}
-        return {"config": read, "data": inputs, "sweep": how, "space": self.described}
+        return {
+            "version": __version__,
+            "config": {name: config[name] for name in sections},
+            "data": inputs,
+            "sweep": how,
+            "space": {
+                d.key: {d.kind: [self._content(d.key, value) for value in d.values]} for d in self.space.dimensions
+            },
+        }
+
+    def _content(self, key: str, value: Value) -> Value:
+        """The value, or what lies there if it is a place of files: moved they are the same."""
+        if key not in _PLACES or value in (None, "pretrained", "none"):
+            return value
+        if key == "cam.npy":
+            return Folder.of(str(value), cache=self.store.digests).fingerprint
+        try:
+            return digest_file(place(str(value)))
+        except OSError:
+            # the stage that reads it says so; none does where CAMs are made elsewhere
+            return value
 
     @property
     def described(self) -> dict[str, Any]:

@@ -29,3 +29,49 @@ def sweep(folder: Path, tree: dict, space: dict = ALPHA, **how: object) -> Sweep
 @pytest.mark.parametrize("values", [{"grid": [4, 11, 32]}, {"int": [10, 12]}])
 def test_a_grid_counts_the_default_once_however_its_number_is_written(tmp_path, values):
     assert sweep(tmp_path, {"masks": {"alpha": 11}}, {"masks.alpha": values}, searcher="grid").count == 3
+
+
+@pytest.mark.parametrize(
+    ("trial", "key", "space"),
+    [
+        ("masks", "cam.npy", ALPHA),
+        ("masks", "cam.net.weights", ALPHA),
+        ("segmentation", "seg.net.weights", ALPHA),
+        ("segmentation", None, {"cam.npy": {"choice": ["files", None]}}),
+    ],
+)
+def test_a_sweep_is_another_with_other_files_at_the_same_place_and_the_same_when_they_are_moved(
+    tmp_path, monkeypatch, trial, key, space
+):
+    monkeypatch.chdir(tmp_path)
+
+    def found(place: str, content: bytes) -> Path:
+        file = Path(place) / "a.npy"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        tree: dict = {}
+        if key is not None:
+            *sections, name = key.split(".")
+            section = tree
+            for each in sections:
+                section = section.setdefault(each, {})
+            section[name] = place if name == "npy" else str(file)
+        varied = {name: {"choice": [place, None]} if name == "cam.npy" else kind for name, kind in space.items()}
+        return sweep(tmp_path, tree, varied, trial=trial).folder
+
+    first = found("files", b"one")
+    assert found("files", b"other") != first
+    assert found("files", b"one") == first
+    assert found("moved", b"one") == first
+
+
+def test_weights_that_cannot_be_read_count_by_their_name(tmp_path):
+    # of a classifier that CAMs made elsewhere stand in for
+    one, other = (sweep(tmp_path, {"cam": {"net": {"weights": f"{tmp_path}/{name}.pt"}}}) for name in "ab")
+    assert one.folder != other.folder
+
+
+def test_another_version_of_the_program_makes_another_sweep(tmp_path, monkeypatch):
+    before = sweep(tmp_path, {}).folder
+    monkeypatch.setattr("pmm_ray.search.conduct.__version__", "another")
+    assert sweep(tmp_path, {}).folder != before
