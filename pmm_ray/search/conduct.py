@@ -82,9 +82,12 @@ class Sweep:
             for found in ([] if split is None else [split.photos, split.truth])
             if found is not None
         ]
+        read = {name: config[name] for name in sections}
+        if self.how.trial == "segmentation":
+            read["checkpoint"] = self.config.cycles.checkpoint
         return {
             "version": __version__,
-            "config": {name: config[name] for name in sections},
+            "config": read,
             "data": inputs,
             "sweep": how,
             "space": {

@@ -75,3 +75,11 @@ def test_another_version_of_the_program_makes_another_sweep(tmp_path, monkeypatc
     before = sweep(tmp_path, {}).folder
     monkeypatch.setattr("pmm_ray.search.conduct.__version__", "another")
     assert sweep(tmp_path, {}).folder != before
+
+
+def test_the_choice_of_a_checkpoint_makes_another_sweep_of_trainings_and_not_of_masks(tmp_path):
+    def same(trial: str) -> bool:
+        one, other = (sweep(tmp_path, {"cycles": {"checkpoint": how}}, trial=trial) for how in ("last", "best_val"))
+        return one.folder == other.folder
+
+    assert same("masks") and not same("segmentation")
