@@ -151,7 +151,7 @@ def _choices(sweep: Sweep, record: Record) -> list[Choice]:
     full = np.array([one.figures["mIoU/train masks"] for one in done])
     contrast = np.array([one.figures.get("contrast", 0.0) for one in done])
     files = [place(one.artefact) / SCORES_FILE for one in done]
-    columns = ["truth", "predicted", "pixels"]
+    columns = ["name", "truth", "predicted", "pixels"]
     tables = [pq.read_table(readable(file), columns=columns).to_pydict() for file in files]
     counts = counts_of(tables, num_classes=len(sweep.data.classes), seed=sweep.how.seed)
     found = [Choice("ground truth of all photos", (float(full.max()),), 1.0)]
