@@ -14,7 +14,7 @@ from pmm_ray import __version__
 from pmm_ray.artefacts import Folder, Store, digest, digest_file
 from pmm_ray.cluster.desk import Desk
 from pmm_ray.cluster.search import Asha, Trial, search
-from pmm_ray.cluster.session import resources, use_gpu
+from pmm_ray.cluster.session import nodes, places, resources, use_gpu
 from pmm_ray.cluster.worker import Row
 from pmm_ray.config import ClusterConfig, Config, MasksConfig, SweepConfig
 from pmm_ray.data.dataset import Dataset
@@ -262,13 +262,13 @@ def _mask_work(*, config: Config, classes: int, labels: int) -> Callable[[list[R
 def _segmentation_trials(sweep: Sweep, run: Runner) -> _Trials:
     """Trainings, side by side as far as there is room; each is a run of its own but for what all share."""
     config, how = sweep.config, sweep.how
+    room = _room(config.cluster, how)
     varied = {key.split(".")[0] for key in sweep.space.keys}
     shared = Method(run, config, sweep.data, config.seed)
     if "cam" not in varied:
         cams = shared.cams()
         if "masks" not in varied:
             shared.masks(cams, config.masks)
-    room = _room(config.cluster, how)
     base = _located(config).model_copy(update={"cluster": room.cluster})
     make = partial(_segmentation_trial, sweep=replace(sweep, config=base), threads=room.threads)
     steps = len(halts(config.seg.train.epochs, how.reports))
@@ -294,14 +294,16 @@ class _Room:
 
 def _room(cluster: ClusterConfig, how: SweepConfig) -> _Room:
     """Trials that train in their own process, as many as fit; or one at a time, with the cluster's training workers."""
-    have, gpu = resources(), use_gpu(cluster.gpu)
+    gpu = use_gpu(cluster.gpu)
     if cluster.train_workers > 1:
         if (how.concurrent or 1) > 1:
             raise UserError("sweep.concurrent: with cluster.train_workers above 1 settings are trained one at a time")
         return _Room(cluster, 1, _LEFT_FREE, 0, None)
-    if how.cpus > have.cpus:
-        raise UserError(f"sweep.cpus={how.cpus:g}, but Ray has {have.cpus:g}: lower it")
-    fitting = int(min(have.cpus / how.cpus, have.gpus if gpu else float("inf")))
+    fitting = places(cpus=how.cpus, gpus=int(gpu))
+    if not fitting:
+        most = max((node.cpus for node in nodes() if node.gpus >= int(gpu)), default=0)
+        kind = " with a GPU" if gpu else ""
+        raise UserError(f"sweep.cpus={how.cpus:g}: the largest node{kind} has {most:g} CPUs; lower it")
     here = {"train_workers": 0, "mask_workers": 0, "infer_workers": 0, "gpu": "yes" if gpu else "no"}
     concurrent = min(how.concurrent or fitting, fitting)
     claimed = max(how.cpus - _LEFT_FREE, how.cpus / 2)

@@ -12,6 +12,7 @@ from pmm_ray.cluster.session import Resources
 from pmm_ray.config import ClusterConfig, SweepConfig
 from pmm_ray.data.dataset import Classes, Dataset, Photo, Photos, Split
 from pmm_ray.errors import UserError
+from pmm_ray.search import conduct
 from pmm_ray.search.conduct import Sweep, _room
 from pmm_ray.search.space import parse
 from pmm_ray.settings import build
@@ -83,3 +84,23 @@ def test_the_choice_of_a_checkpoint_makes_another_sweep_of_trainings_and_not_of_
         return one.folder == other.folder
 
     assert same("masks") and not same("segmentation")
+
+
+def room(cpus: float, gpu: str = "no"):
+    return _room(ClusterConfig(gpu=gpu), SweepConfig(trial="segmentation", cpus=cpus))
+
+
+def test_trainings_side_by_side_are_as_many_as_the_nodes_have_room_for(monkeypatch):
+    monkeypatch.setattr(session, "nodes", lambda: [Resources(3, 0), Resources(3, 1)])
+    assert room(2).concurrent == 2
+    assert room(2, gpu="auto").concurrent == 1
+
+
+def test_a_training_that_no_node_has_room_for_is_refused_with_the_largest_there_is(monkeypatch):
+    monkeypatch.setattr(session, "nodes", lambda: [Resources(8, 0), Resources(2, 1)])
+    monkeypatch.setattr(conduct, "nodes", session.nodes)
+    with pytest.raises(UserError, match=r"^sweep\.cpus=9: the largest node has 8 CPUs; lower it$"):
+        room(9)
+    # the CPUs of one node and the GPU of another are no place
+    with pytest.raises(UserError, match=r"^sweep\.cpus=4: the largest node with a GPU has 2 CPUs; lower it$"):
+        room(4, gpu="yes")
