@@ -21,7 +21,6 @@ Kind = Literal["uniform", "loguniform", "int", "choice", "grid"]
 _RANGES = ("uniform", "loguniform", "int")
 _KINDS = (*_RANGES, "choice", "grid")
 
-_MOST_COMBINED = 1000
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 """Numbers that YAML 1.1 takes for text unless they have a point and a sign: 1e-4, 1.0e4. No setting is such text."""
 
@@ -139,10 +138,21 @@ def _reads(config: Config, key: str) -> bool:
 
 
 def _some(config: Config, dimensions: Sequence[Dimension]) -> Iterator[Config]:
-    """The config, and so with the values, or ends of ranges, of some dimensions."""
+    """The config, and so with all that may decide in some dimensions whether another key is read."""
     yield config
-    combined = _combined(dimensions, *(dimension.values for dimension in dimensions))
-    yield from filter(None, (_in(config, values) for values in itertools.islice(combined, _MOST_COMBINED)))
+    combined = _combined(dimensions, *(_deciding(config, dimension) for dimension in dimensions))
+    yield from filter(None, (_in(config, values) for values in combined))
+
+
+def _deciding(config: Config, dimension: Dimension) -> list[Value]:
+    """Words, true and false are each a case of their own; numbers matter only by being 0 or not (see `unused`)."""
+    words = [value for value in dimension.values if value is None or isinstance(value, str | bool)]
+    cases = {value == 0: value for value in dimension.values if value not in words}
+    own = _get(config, dimension.key)
+    if (own == 0) in cases:
+        # it goes with the config's other values
+        cases[own == 0] = own
+    return [*words, *cases.values()]
 
 
 def _combined(dimensions: Sequence[Dimension], *lists: Sequence[Any]) -> Iterator[Values]:

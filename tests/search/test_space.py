@@ -118,6 +118,26 @@ def test_a_key_that_some_setting_reads_is_searched():
     assert parse(tree, CONFIG, trial="masks").keys == ("masks.threshold", "masks.maker")
 
 
+def test_a_key_that_some_setting_reads_is_searched_in_a_space_of_any_size():
+    tree = {
+        "masks.maker": {"choice": ["ppg", "threshold"]},
+        "masks.threshold": {"choice": [0.1, 0.3]},
+        "masks.s": {"uniform": [0, 0.6]},
+        "masks.t": {"uniform": [0, 0.3]},
+        "masks.alpha": {"choice": [1, 2, 4, 8, 16]},
+        "masks.crf.bilateral_compat": {"choice": [1, 2, 4, 8]},
+        "masks.crf.gaussian_compat": {"choice": [1, 2, 4, 8]},
+        "masks.crf.iterations": {"choice": [1, 2, 5, 10]},
+    }
+    assert parse(tree, CONFIG, trial="masks").keys == tuple(tree)
+
+
+@pytest.mark.parametrize("weights", [{"uniform": [0, 2]}, {"choice": [0.5, 2]}])
+def test_a_weight_above_0_is_what_has_its_losss_keys_read(weights):
+    tree = {"cam.train.equivariance": weights, "cam.train.equivariance_scale": {"uniform": [0.2, 0.5]}}
+    assert parse(tree, CONFIG, trial="segmentation").keys == tuple(tree)
+
+
 def test_recipes_without_a_cam_classifier_are_not_searched():
     with pytest.raises(UserError, match=r"^recipe=rrm_two_step: .*use recipe=pmm"):
         parse({"masks.s": {"uniform": [0, 1]}}, build({"recipe": "rrm_two_step"}), trial="masks")
