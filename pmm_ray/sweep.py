@@ -89,7 +89,7 @@ def _run(sweep: Sweep) -> None:
     from pmm_ray.artefacts import digest
     from pmm_ray.pipeline import Runner
     from pmm_ray.search.conduct import conduct
-    from pmm_ray.search.results import tell_results
+    from pmm_ray.search.results import left_out, tell_results
     from pmm_ray.tracking import open_tracker
 
     config, how = sweep.config, sweep.config.tracking
@@ -103,7 +103,7 @@ def _run(sweep: Sweep) -> None:
         finally:
             run.close()
         tell_results(sweep, record, handle)
-    tell_failures(run.failures)
+    tell_failures([*run.failures, *left_out(record)], more="the manifest.json of the stages and of the setting")
 
 
 if __name__ == "__main__":

@@ -34,21 +34,27 @@ def counts_of(tables: Sequence[Mapping[str, Sequence[Any]]], *, num_classes: int
     """Confusion counts of settings and photos as one array, of at most `_MOST_PHOTOS` photos drawn by chance.
 
     Args:
-        tables: One for each setting, of the same photos in the same order, with columns 'truth', 'predicted', 'pixels'
-            of lists (see `stages.confusion_rows.SPARSE`); photos without counts are left out.
+        tables: One for each setting, with columns 'name' of photos and 'truth', 'predicted', 'pixels' of lists (see
+            `stages.confusion_rows.SPARSE`); the order is another where a sweep of another seed made it. Photos that a
+            table has no counts of are left out.
         num_classes: C, with the background.
         seed: Of the drawing.
 
     Returns:
-        (settings, photos, C, C + 1).
+        (settings, photos, C, C + 1), photos by name.
     """
-    held = np.array([all(table["pixels"][i] is not None for table in tables) for i in range(len(tables[0]["pixels"]))])
-    known = np.flatnonzero(held)
+    rows = [
+        {name: i for i, (name, held) in enumerate(zip(table["name"], table["pixels"], strict=True)) if held is not None}
+        for table in tables
+    ]
+    known = sorted(set.intersection(*map(set, rows)))
     if len(known) > _MOST_PHOTOS:
-        known = np.random.default_rng(seed).choice(known, _MOST_PHOTOS, replace=False)
+        drawn = np.random.default_rng(seed).choice(len(known), _MOST_PHOTOS, replace=False)
+        known = [known[i] for i in drawn.tolist()]
     counts = np.zeros((len(tables), len(known), num_classes, num_classes + 1), np.int64)
-    for of_setting, table in zip(counts, tables, strict=True):
-        for matrix, i in zip(of_setting, known.tolist(), strict=True):
+    for of_setting, table, places in zip(counts, tables, rows, strict=True):
+        for matrix, name in zip(of_setting, known, strict=True):
+            i = places[name]
             matrix[table["truth"][i], table["predicted"][i]] = table["pixels"][i]
     return counts
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from pmm_ray.artefacts import Store, digest
+from pmm_ray import __version__
+from pmm_ray.artefacts import Folder, Store, digest, digest_file
 from pmm_ray.cluster.desk import Desk
 from pmm_ray.cluster.search import Asha, Trial, search
-from pmm_ray.cluster.session import resources, use_gpu
+from pmm_ray.cluster.session import nodes, places, resources, use_gpu
 from pmm_ray.cluster.worker import Row
 from pmm_ray.config import ClusterConfig, Config, MasksConfig, SweepConfig
 from pmm_ray.data.dataset import Dataset
@@ -24,7 +26,7 @@ from pmm_ray.places import place
 from pmm_ray.progress import progress
 from pmm_ray.search.proposals import proposer
 from pmm_ray.search.record import Record
-from pmm_ray.search.space import Space, Values
+from pmm_ray.search.space import Space, Value, Values
 from pmm_ray.search.trials import MaskScores, MaskTrial, SegmentationTrial, halts
 from pmm_ray.search.watch import Watch
 from pmm_ray.settings import changed
@@ -41,6 +43,8 @@ _LEFT_FREE = 0.1
 
 _READ = {"masks": ("seed", "cam", "masks"), "segmentation": ("seed", "cam", "masks", "seg", "pus", "eval")}
 """The settings that a kind of trial reads, and what is made for it."""
+_PLACES = ("cam.npy", "cam.net.weights", "seg.net.weights")
+"""Those that say where files lie."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +65,47 @@ class Sweep:
     data: Dataset
     store: Store
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep and no other: what its trials read. More settings, or more at once, are no other."""
-        how, config = self.how.identity(), self.config.identity()
+        """What makes it this sweep and no other: what its trials read. More settings, or more at once, are no other.
+
+        As in the fingerprint of an artefact, files count by their content, and another version makes another sweep.
+        """
+        how, sections = self.how.identity(), _READ[self.how.trial]
         for name in ("settings", "concurrent"):
             how.pop(name)
+        files = {key: attrgetter(key)(self.config) for key in _PLACES if key.startswith(sections)}
+        config = changed(self.config, {key: self._content(key, value) for key, value in files.items()}).identity()
         inputs = [
             found.fingerprint
             for split in (self.data.train, self.data.val)
             for found in ([] if split is None else [split.photos, split.truth])
             if found is not None
         ]
-        read = {name: config[name] for name in _READ[self.how.trial]}
-        return {"config": read, "data": inputs, "sweep": how, "space": self.described}
+        read = {name: config[name] for name in sections}
+        if self.how.trial == "segmentation":
+            read["checkpoint"] = self.config.cycles.checkpoint
+        return {
+            "version": __version__,
+            "config": read,
+            "data": inputs,
+            "sweep": how,
+            "space": {
+                d.key: {d.kind: [self._content(d.key, value) for value in d.values]} for d in self.space.dimensions
+            },
+        }
+
+    def _content(self, key: str, value: Value) -> Value:
+        """The value, or what lies there if it is a place of files: moved they are the same."""
+        if key not in _PLACES or value in (None, "pretrained", "none"):
+            return value
+        if key == "cam.npy":
+            return Folder.of(str(value), cache=self.store.digests).fingerprint
+        try:
+            return digest_file(place(str(value)))
+        except OSError:
+            # the stage that reads it says so; none does where CAMs are made elsewhere
+            return value
 
     @property
     def described(self) -> dict[str, Any]:
@@ -232,13 +263,13 @@ def _mask_work(*, config: Config, classes: int, labels: int) -> Callable[[list[R
 def _segmentation_trials(sweep: Sweep, run: Runner) -> _Trials:
     """Trainings, side by side as far as there is room; each is a run of its own but for what all share."""
     config, how = sweep.config, sweep.how
+    room = _room(config.cluster, how)
     varied = {key.split(".")[0] for key in sweep.space.keys}
     shared = Method(run, config, sweep.data, config.seed)
     if "cam" not in varied:
         cams = shared.cams()
         if "masks" not in varied:
             shared.masks(cams, config.masks)
-    room = _room(config.cluster, how)
     base = _located(config).model_copy(update={"cluster": room.cluster})
     make = partial(_segmentation_trial, sweep=replace(sweep, config=base), threads=room.threads)
     steps = len(halts(config.seg.train.epochs, how.reports))
@@ -264,14 +295,16 @@ class _Room:
 
 def _room(cluster: ClusterConfig, how: SweepConfig) -> _Room:
     """Trials that train in their own process, as many as fit; or one at a time, with the cluster's training workers."""
-    have, gpu = resources(), use_gpu(cluster.gpu)
+    gpu = use_gpu(cluster.gpu)
     if cluster.train_workers > 1:
         if (how.concurrent or 1) > 1:
             raise UserError("sweep.concurrent: with cluster.train_workers above 1 settings are trained one at a time")
         return _Room(cluster, 1, _LEFT_FREE, 0, None)
-    if how.cpus > have.cpus:
-        raise UserError(f"sweep.cpus={how.cpus:g}, but Ray has {have.cpus:g}: lower it")
-    fitting = int(min(have.cpus / how.cpus, have.gpus if gpu else float("inf")))
+    fitting = places(cpus=how.cpus, gpus=int(gpu))
+    if not fitting:
+        most = max((node.cpus for node in nodes() if node.gpus >= int(gpu)), default=0)
+        kind = " with a GPU" if gpu else ""
+        raise UserError(f"sweep.cpus={how.cpus:g}: the largest node{kind} has {most:g} CPUs; lower it")
     here = {"train_workers": 0, "mask_workers": 0, "infer_workers": 0, "gpu": "yes" if gpu else "no"}
     concurrent = min(how.concurrent or fitting, fitting)
     claimed = max(how.cpus - _LEFT_FREE, how.cpus / 2)

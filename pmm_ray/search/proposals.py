@@ -67,8 +67,8 @@ class Adaptive:
 
         for _ in range(_MOST_IN_VAIN):
             trial = self._study.ask(self._distributions)
-            values = _plain(self._space, trial.params)
-            if self._space.allows(values):
+            values = self._space.read(_plain(self._space, trial.params))
+            if values is not None:
                 self._asked.append((values, trial))
                 return values
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -119,11 +119,11 @@ class _Beginning:
 
 
 def _distinct(settings: Iterator[Values], space: Space) -> Iterator[Values]:
-    """Each that is allowed, once. A space of few values has an end, which chance alone would not find."""
+    """Each whose values go together, once. A space of few values has an end, which chance alone would not find."""
     seen: set[str] = set()
     in_vain = 0
-    for values in settings:
-        if repr(values) not in seen and space.allows(values):
+    for values in map(space.read, settings):
+        if values is not None and repr(values) not in seen:
             seen.add(repr(values))
             in_vain = 0
             yield values

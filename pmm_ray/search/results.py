@@ -6,13 +6,16 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from pmm_ray import settings
+from pmm_ray.artefacts import Artefact
 from pmm_ray.errors import UserError
 from pmm_ray.files import readable, write_atomic
+from pmm_ray.pipeline import Failure
 from pmm_ray.places import place
 from pmm_ray.report.heat_map import heat_map
 from pmm_ray.report.sweep_figures import history, importance_bars, slices
@@ -34,11 +37,11 @@ _DRAWS = 200
 
 def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
     """Tables on the screen, in the sweep's folder and in MLflow; pictures likewise; `best.yaml`."""
-    tables = {"settings": _settings_table(sweep, record.all), "best": _best_table(sweep, record)}
+    tables = {"settings": _settings_table(sweep, record), "best": _best_table(sweep, record)}
     if choices := _choices(sweep, record):
         tables["choice"] = _choice_table(choices)
     for name, table in tables.items():
-        whole = table if name != "settings" else _settings_table(sweep, record.all, most=None)
+        whole = table if name != "settings" else _settings_table(sweep, record, most=None)
         path = sweep.folder / f"{name}.md"
         write_atomic(path, whole.markdown())
         write_atomic(path.with_suffix(".csv"), whole.csv())
@@ -54,28 +57,40 @@ def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
         why = f"; setting {failed.number}: {failed.error}" if failed else ""
         raise UserError(f"no setting of {len(record.all)} was tried on all of the work, so there is no best one{why}")
     handle.metrics({"best score": best.score or 0.0} | {f"best/{name}": value for name, value in best.figures.items()})
-    path = _write_best(sweep, best, tried=len(record.all))
+    path = _write_best(sweep, best, record)
     handle.artifact(path)
     print(f"best setting: {path}\n  python -m pmm_ray.run {path}")
 
 
-def protocol(sweep: Sweep) -> str:
-    """One line that says what the score is."""
-    data = sweep.data
+def protocol(sweep: Sweep, record: Record) -> str:
+    """One line that says what the score is; the photos are those that the best setting was scored on."""
+    data, facts = sweep.data, _facts(record.best())
     if sweep.how.metric == "contrast":
+        count = facts.get("images", len(data.train.photos))
         return (
-            f"{data.name}: contrast of the masks of {len(data.train.photos)} training images, the geometric mean of "
+            f"{data.name}: contrast of the masks of {count} training images, the geometric mean of "
             "the shares of variance of CAMs and colours that a mask explains; no ground truth"
         )
     split = data.train if sweep.how.metric == "masks" else data.val
     assert split is not None and split.truth is not None
-    known = sum(photo.name in split.truth.masks for photo in split.photos.photos)
+    known = facts.get("scored", sum(photo.name in split.truth.masks for photo in split.photos.photos))
     labels = "image-level labels given" if sweep.how.metric == "masks" else "no labels given"
     what = "pseudo-masks" if sweep.how.metric == "masks" else "predictions"
     return (
         f"{data.name}: mIoU of {what} on {known} images of {split.name}, {labels}, ground truth "
         f"{split.truth.protocol}, 255 left out; the best was chosen on it"
     )
+
+
+def left_out(record: Record) -> list[Failure]:
+    """The photos that the best setting of masks failed on."""
+    best = record.best()
+    return [Failure(f"setting {best.number}", *failed) for failed in _facts(best).get("failed", [])] if best else []
+
+
+def _facts(tried: Tried | None) -> dict[str, Any]:
+    """What was noted when a setting's masks were scored; nothing of a training."""
+    return Artefact("score_masks", "", place(tried.artefact)).facts if tried and tried.artefact else {}
 
 
 def _label(sweep: Sweep) -> str:
@@ -86,8 +101,9 @@ def _shown(tried: Sequence[Tried]) -> list[Shown]:
     return [Shown(one.values, one.score, one.share, one.default) for one in tried]
 
 
-def _settings_table(sweep: Sweep, tried: Sequence[Tried], most: int | None = _LISTED) -> Table:
+def _settings_table(sweep: Sweep, record: Record, most: int | None = _LISTED) -> Table:
     """The settings by their scores, complete ones first, the default last if it is not among them."""
+    tried = record.all
     ordered = sorted(tried, key=lambda one: (one.ending == "done", one.score or -1.0), reverse=True)
     listed = ordered[:most]
     listed += [one for one in ordered[len(listed) :] if one.default]
@@ -107,7 +123,7 @@ def _settings_table(sweep: Sweep, tried: Sequence[Tried], most: int | None = _LI
         for one in listed
     ]
     title = f"{len(tried)} settings" + (f", the best {len(rows)}" if len(rows) < len(tried) else "")
-    return Table(title, tuple(columns), tuple(rows), protocol(sweep))
+    return Table(title, tuple(columns), tuple(rows), protocol(sweep, record))
 
 
 def _telling(tried: Sequence[Tried], *, score: str) -> list[str]:
@@ -139,19 +155,19 @@ def _best_table(sweep: Sweep, record: Record) -> Table:
         default=sweep.space.own,
         label=_label(sweep),
         more={name: (pair[0], pair[1]) for name, pair in more.items()},
-        note=protocol(sweep),
+        note=protocol(sweep, record),
     )
 
 
 def _choices(sweep: Sweep, record: Record) -> list[Choice]:
     """Ways of choosing among the settings tried on all photos; none without ground truth, or of too few settings."""
-    done = [one for one in record.all if one.ending == "done"]
+    done = [one for one in record.all if one.ending == "done" and "mIoU/train masks" in one.figures]
     if sweep.how.trial != "masks" or sweep.data.train.truth is None or len(done) < 3:
         return []
     full = np.array([one.figures["mIoU/train masks"] for one in done])
     contrast = np.array([one.figures.get("contrast", 0.0) for one in done])
     files = [place(one.artefact) / SCORES_FILE for one in done]
-    columns = ["truth", "predicted", "pixels"]
+    columns = ["name", "truth", "predicted", "pixels"]
     tables = [pq.read_table(readable(file), columns=columns).to_pydict() for file in files]
     counts = counts_of(tables, num_classes=len(sweep.data.classes), seed=sweep.how.seed)
     found = [Choice("ground truth of all photos", (float(full.max()),), 1.0)]
@@ -220,14 +236,14 @@ def _pairs(keys: Sequence[str], matters: dict[str, float]) -> list[tuple[str, st
     return pairs or list(itertools.islice(itertools.combinations(keys, 2), 1))
 
 
-def _write_best(sweep: Sweep, best: Tried, *, tried: int) -> Path:
+def _write_best(sweep: Sweep, best: Tried, record: Record) -> Path:
     """The base config with the best values, as a file that `pmm_ray.run` takes."""
     path = sweep.folder / "best.yaml"
     config = settings.changed(sweep.config, best.values | {"name": f"{sweep.config.name}-best"})
     changes = "\n".join(f"#   {key}: {written(value)}" for key, value in best.values.items())
     head = (
-        f"# The best of {tried} settings, {100 * (best.score or 0):.2f} %:\n{changes}\n"
-        f"# {protocol(sweep)}\n#\n#   python -m pmm_ray.run {path}\n"
+        f"# The best of {len(record.all)} settings, {100 * (best.score or 0):.2f} %:\n{changes}\n"
+        f"# {protocol(sweep, record)}\n#\n#   python -m pmm_ray.run {path}\n"
     )
     write_atomic(path, head + settings.to_yaml(config))
     return path

@@ -21,7 +21,6 @@ Kind = Literal["uniform", "loguniform", "int", "choice", "grid"]
 _RANGES = ("uniform", "loguniform", "int")
 _KINDS = (*_RANGES, "choice", "grid")
 
-_MOST_COMBINED = 1000
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 """Numbers that YAML 1.1 takes for text unless they have a point and a sign: 1e-4, 1.0e4. No setting is such text."""
 
@@ -62,12 +61,16 @@ class Space:
         """What the config itself has for these keys: the setting to be compared with."""
         return {key: _get(self.config, key) for key in self.keys}
 
-    def allows(self, values: Values) -> bool:
-        """Whether the values go together: each alone may be one that its key can have, and `low` above `high`."""
-        return _in(self.config, values) is not None
+    def read(self, values: Values) -> Values | None:
+        """The values as the config has them, 11 and 11.0 as one; None if they do not go together.
+
+        Each alone may be one that its key can have, and `low` above `high`.
+        """
+        config = _in(self.config, values)
+        return None if config is None else {key: _get(config, key) for key in self.keys}
 
     def grid(self) -> Iterator[Values]:
-        """Every combination that is allowed, the last key fastest.
+        """Every combination of values that go together, the last key fastest.
 
         Raises:
             UserError: a dimension is a range.
@@ -79,7 +82,7 @@ class Space:
                     f"sweep.space.{dimension.key}: a grid needs values, write grid: [...], or use sweep.searcher=random"
                 )
             lists.append(dimension.listed)
-        yield from filter(self.allows, _combined(self.dimensions, *lists))
+        yield from filter(None, map(self.read, _combined(self.dimensions, *lists)))
 
 
 def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
@@ -135,10 +138,21 @@ def _reads(config: Config, key: str) -> bool:
 
 
 def _some(config: Config, dimensions: Sequence[Dimension]) -> Iterator[Config]:
-    """The config, and so with the values, or ends of ranges, of some dimensions."""
+    """The config, and so with all that may decide in some dimensions whether another key is read."""
     yield config
-    combined = _combined(dimensions, *(dimension.values for dimension in dimensions))
-    yield from filter(None, (_in(config, values) for values in itertools.islice(combined, _MOST_COMBINED)))
+    combined = _combined(dimensions, *(_deciding(config, dimension) for dimension in dimensions))
+    yield from filter(None, (_in(config, values) for values in combined))
+
+
+def _deciding(config: Config, dimension: Dimension) -> list[Value]:
+    """Words, true and false are each a case of their own; numbers matter only by being 0 or not (see `unused`)."""
+    words = [value for value in dimension.values if value is None or isinstance(value, str | bool)]
+    cases = {value == 0: value for value in dimension.values if value not in words}
+    own = _get(config, dimension.key)
+    if (own == 0) in cases:
+        # it goes with the config's other values
+        cases[own == 0] = own
+    return [*words, *cases.values()]
 
 
 def _combined(dimensions: Sequence[Dimension], *lists: Sequence[Any]) -> Iterator[Values]:
@@ -177,7 +191,7 @@ def _dimension(key: str, entry: Any) -> Dimension:
         _check_range(where, kind, values)
     elif any(not isinstance(value, str | int | float | bool | None) for value in values):
         raise UserError(f"{where}.{kind}: values must be numbers, words, true, false or null, got {values!r}")
-    elif len(set(map(repr, values))) != len(values):
+    elif len({(isinstance(value, bool), value) for value in values}) != len(values):
         raise UserError(f"{where}.{kind}: a value is there twice: {values!r}")
     return Dimension(key, kind, tuple(map(int, values) if kind == "int" else values))
 

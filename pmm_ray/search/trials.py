@@ -56,6 +56,13 @@ class MaskScores:
         """The figure of the metric; 0 where nothing could be scored yet."""
         return facts.get("miou" if self.metric == "masks" else "contrast") or 0.0
 
+    def check(self, facts: dict[str, Any]) -> None:
+        """Raise UserError if nothing of all the work says how good the masks are: a score of 0 would be no score."""
+        if self.truth is not None and self.metric == "masks" and not facts["scored"]:
+            errors = [error for name, error in facts["failed"] if name in self.truth.masks]
+            why = f", the first: {errors[0]}" if errors else ": there is none; see data.masks"
+            raise UserError(f"no photo with ground truth could be scored{why}")
+
     def _identity(self, values: Values) -> dict[str, Any]:
         return {
             "settings": {"masks": self.settings(values).identity(), "min_images": self.config.eval.min_images},
@@ -79,6 +86,7 @@ class MaskTrial:
         """Some more of the photos; all at once if this setting was scored before."""
         artefact = self._scores.artefact(self._values)
         if artefact.done:
+            self._scores.check(artefact.facts)
             return self._report(artefact.facts, len(self._parts))
         if self._ticket is None:
             self._ticket = self._desk.join(self._scores.settings(self._values))
@@ -88,11 +96,13 @@ class MaskTrial:
             self._rows += part
             self._seconds += seconds
         self._steps += 1
-        if why := all_failed(self._rows):
-            raise UserError(why)
         photos, min_images = self._scores.photos, self._scores.config.eval.min_images
         facts = figures_of(self._rows, photos, min_images=min_images)
         if self._steps == len(self._parts):
+            # not before: the first few may be the only ones
+            if why := all_failed(self._rows):
+                raise UserError(why)
+            self._scores.check(facts)
             self._scores.finish(self._values, self._rows, facts, seconds=self._seconds)
         return self._report(facts, self._steps)
 

@@ -17,7 +17,7 @@ from pmm_ray.search.space import Values
 from pmm_ray.tracking import RunHandle
 
 _REPEATS = 200
-"""Proposals that were all tried before, after which a space is taken for exhausted."""
+"""Proposals of what is known already, besides a list's own from its start, after which a space is exhausted."""
 
 
 @dataclass
@@ -119,7 +119,8 @@ class Watch:
 
     def _untried(self) -> Values | None:
         under_way = {digest(trial.values) for trial in self._open.values()}
-        for _ in range(_REPEATS):
+        # a list begins with all that earlier runs tried
+        for _ in range(_REPEATS + len(self._record.all)):
             values = self._proposer.ask()
             if values is None:
                 return None

@@ -19,14 +19,22 @@ def test_miou_of_sums_hand_worked():
 
 
 def test_sparse_tables_become_the_same_counts_and_photos_without_truth_are_left_out():
+    names = ["b", "a", "c"]
     tables = [
-        {"truth": [[0, 1], None, [1]], "predicted": [[0, 1], None, [2]], "pixels": [[5, 6], None, [7]]},
-        {"truth": [[0, 1], None, [1]], "predicted": [[1, 1], None, [1]], "pixels": [[5, 6], None, [7]]},
+        {"name": names, "truth": [[1], None, [0, 1]], "predicted": [[2], None, [0, 1]], "pixels": [[7], None, [5, 6]]},
+        {"name": names, "truth": [[1], None, [0, 1]], "predicted": [[1], None, [1, 1]], "pixels": [[7], None, [5, 6]]},
     ]
     counts = counts_of(tables, num_classes=2, seed=0)
     np.testing.assert_array_equal(
-        counts, [[[[5, 0, 0], [0, 6, 0]], [[0, 0, 0], [0, 0, 7]]], [[[0, 5, 0], [0, 6, 0]], [[0, 0, 0], [0, 7, 0]]]]
+        counts, [[[[0, 0, 0], [0, 0, 7]], [[5, 0, 0], [0, 6, 0]]], [[[0, 0, 0], [0, 7, 0]], [[0, 5, 0], [0, 6, 0]]]]
     )
+
+
+def test_photos_are_told_by_their_names_in_whatever_order_a_table_has_them():
+    one = {"name": ["a", "b"], "truth": [[0], [1]], "predicted": [[0], [1]], "pixels": [[5], [7]]}
+    turned = {column: values[::-1] for column, values in one.items()}
+    counts = counts_of([one, turned], num_classes=2, seed=0)
+    np.testing.assert_array_equal(counts[0], counts[1])
 
 
 def test_a_setting_that_is_better_on_every_photo_is_chosen_by_any_few():

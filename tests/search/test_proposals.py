@@ -75,6 +75,18 @@ def test_a_list_has_nothing_twice_and_an_end():
         assert sorted(values["masks.maker"] for values in found) == ["baseline", "ppg", "threshold"]
 
 
+@pytest.mark.parametrize("values", [{"grid": [10, 11, 12]}, {"int": [10, 12]}])
+def test_a_number_is_one_value_with_a_point_or_without(values):
+    found = space(**{"masks.alpha": values})
+    for name in ("grid", "random", "quasi_random"):
+        source = proposer(name, found, seed=0, first=found.own)
+        alphas = [values["masks.alpha"] for values in itertools.takewhile(bool, iter(source.ask, None))]
+        assert sorted(map(repr, alphas)) == ["10.0", "11.0", "12.0"]
+    source = proposer("optuna", found, seed=0, first=found.own)
+    source.tell(found.own, 0.5)
+    assert {repr(source.ask()["masks.alpha"]) for _ in range(20)} == {"10.0", "11.0", "12.0"}
+
+
 @pytest.mark.parametrize("name", ["grid", "random", "quasi_random", "optuna"])
 def test_no_values_are_proposed_that_do_not_go_together(name):
     kind = "grid" if name == "grid" else "uniform"

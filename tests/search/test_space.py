@@ -68,7 +68,7 @@ def test_values_of_two_keys_need_only_go_with_each_other():
     tree = {"masks.trimap.high": {"grid": [0.3, 0.6]}, "masks.trimap.low": {"grid": [0.1, 0.5]}}
     space = parse(tree, MATTING, trial="masks")
     assert [tuple(values.values()) for values in space.grid()] == [(0.3, 0.1), (0.6, 0.1), (0.6, 0.5)]
-    assert not space.allows({"masks.trimap.high": 0.3, "masks.trimap.low": 0.5})
+    assert space.read({"masks.trimap.high": 0.3, "masks.trimap.low": 0.5}) is None
     # 0.7 is above every one that there is
     tree["masks.trimap.low"] = {"grid": [0.1, 0.7]}
     with pytest.raises(UserError, match=r"masks\.trimap: low must be at most high, got low 0\.7 and high 0\.3"):
@@ -90,6 +90,7 @@ def test_values_of_two_keys_need_only_go_with_each_other():
         ({"masks.s": {"loguniform": [0, 1]}}, "the lowest must be above 0"),
         ({"masks.crf.iterations": {"int": [1, 2.5]}}, "give whole numbers"),
         ({"masks.s": {"choice": [0.1, 0.1]}}, "a value is there twice"),
+        ({"masks.alpha": {"choice": [4, 4.0]}}, "a value is there twice"),
         ({"masks.s": {"choice": [[0.1]]}}, "values must be numbers, words"),
     ],
 )
@@ -115,6 +116,26 @@ def test_a_key_that_no_setting_reads_is_refused(tree, config):
 def test_a_key_that_some_setting_reads_is_searched():
     tree = {"masks.threshold": {"choice": [0.1, 0.3]}, "masks.maker": {"choice": ["ppg", "threshold"]}}
     assert parse(tree, CONFIG, trial="masks").keys == ("masks.threshold", "masks.maker")
+
+
+def test_a_key_that_some_setting_reads_is_searched_in_a_space_of_any_size():
+    tree = {
+        "masks.maker": {"choice": ["ppg", "threshold"]},
+        "masks.threshold": {"choice": [0.1, 0.3]},
+        "masks.s": {"uniform": [0, 0.6]},
+        "masks.t": {"uniform": [0, 0.3]},
+        "masks.alpha": {"choice": [1, 2, 4, 8, 16]},
+        "masks.crf.bilateral_compat": {"choice": [1, 2, 4, 8]},
+        "masks.crf.gaussian_compat": {"choice": [1, 2, 4, 8]},
+        "masks.crf.iterations": {"choice": [1, 2, 5, 10]},
+    }
+    assert parse(tree, CONFIG, trial="masks").keys == tuple(tree)
+
+
+@pytest.mark.parametrize("weights", [{"uniform": [0, 2]}, {"choice": [0.5, 2]}])
+def test_a_weight_above_0_is_what_has_its_losss_keys_read(weights):
+    tree = {"cam.train.equivariance": weights, "cam.train.equivariance_scale": {"uniform": [0.2, 0.5]}}
+    assert parse(tree, CONFIG, trial="segmentation").keys == tuple(tree)
 
 
 def test_recipes_without_a_cam_classifier_are_not_searched():

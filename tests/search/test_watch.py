@@ -113,6 +113,16 @@ def test_a_setting_that_is_proposed_twice_is_tried_once_and_its_score_told_again
     assert source.told == [(0.3, 0.5), (0.1, 0.6), (0.1, 0.6), (0.3, 0.5), (0.2, 0.7)]
 
 
+def test_a_list_goes_on_after_more_settings_than_are_looked_at_in_vain(tmp_path, monkeypatch):
+    monkeypatch.setattr("pmm_ray.search.watch._REPEATS", 2)
+    values = [0.1, 0.2, 0.4, 0.5, 0.6]
+    made, _ = watch(tmp_path, Listening(*values), count=5)
+    while run(made, 0.5):
+        pass
+    made, _ = watch(tmp_path, Listening(*values))
+    assert run(made, 0.5) == {"masks.s": 0.6}
+
+
 def test_halts_are_even_and_the_last_is_the_end():
     assert halts(16, 4) == [4, 8, 12, 16]
     assert halts(3, 16) == [1, 2, 3]
