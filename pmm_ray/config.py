@@ -26,14 +26,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def identity(self) -> dict[str, Any]:
-        """The fields on which the result depends, for an artefact's fingerprint; how fast it is made is left out."""
+    def identity(self, *, unused: bool = False) -> dict[str, Any]:
+        """The fields on which the result depends, for an artefact's fingerprint; how fast it is made is left out.
+
+        With `unused` also those that play no part, for what stands for results with other values in some fields.
+        """
         found: dict[str, Any] = {}
-        unused = self.unused()
+        left_out = set() if unused else self.unused()
         for name, value in self:
-            if name in unused or type(self).model_fields[name].json_schema_extra == NEUTRAL:
+            if name in left_out or type(self).model_fields[name].json_schema_extra == NEUTRAL:
                 continue
-            found[name] = value.identity() if isinstance(value, Section) else value
+            found[name] = value.identity(unused=unused) if isinstance(value, Section) else value
         return found
 
     def unused(self) -> set[str]:

@@ -75,14 +75,16 @@ class Sweep:
         for name in ("settings", "concurrent"):
             how.pop(name)
         files = {key: attrgetter(key)(self.config) for key in _PLACES if key.startswith(sections)}
-        config = changed(self.config, {key: self._content(key, value) for key, value in files.items()}).identity()
+        config = changed(self.config, {key: self._content(key, value) for key, value in files.items()})
         inputs = [
             found.fingerprint
             for split in (self.data.train, self.data.val)
             for found in ([] if split is None else [split.photos, split.truth])
             if found is not None
         ]
-        read = {name: config[name] for name in sections}
+        # what the base does not read another setting may
+        found = config.identity(unused=True)
+        read = {name: found[name] for name in sections}
         if self.how.trial == "segmentation":
             read["checkpoint"] = self.config.cycles.checkpoint
         return {

@@ -72,6 +72,12 @@ def test_weights_that_cannot_be_read_count_by_their_name(tmp_path):
     assert one.folder != other.folder
 
 
+def test_what_only_other_settings_than_the_bases_read_makes_another_sweep(tmp_path):
+    space = {"masks.maker": {"choice": ["ppg", "threshold"]}}
+    one, other = (sweep(tmp_path, {"masks": {"threshold": threshold}}, space) for threshold in (0.2, 0.3))
+    assert one.folder != other.folder
+
+
 def test_another_version_of_the_program_makes_another_sweep(tmp_path, monkeypatch):
     before = sweep(tmp_path, {}).folder
     monkeypatch.setattr("pmm_ray.search.conduct.__version__", "another")
