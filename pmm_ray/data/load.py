@@ -10,7 +10,7 @@ from typing import Any
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
 from pmm_ray.errors import UserError
-from pmm_ray.places import place
+from pmm_ray.places import below, place
 
 
 def load_dataset(
@@ -31,13 +31,18 @@ def load_dataset(
     """Read a data set of `kind` 'shapes', 'voc', 'coco' or 'folder'; the fields are those of the section `data`.
 
     No image is decoded here: a broken one shows where it is used. Files are hashed, which `cache` remembers, so that
-    loading again is quick. `shapes` holds the numbers for drawing the embedded data set, which is drawn if it is not
-    there. What cannot be used is left out and listed in `problems`.
+    loading again is quick. The folder around `cache` is the store, which may lie among the images. `shapes` holds the
+    numbers for drawing the embedded data set, which is drawn if it is not there. What cannot be used is left out and
+    listed in `problems`.
 
     Raises:
         UserError: the data set cannot be read at all, or nothing of it is left.
     """
     root, cache = place(root).resolve(), place(cache).absolute()
+    store = cache.parent
+    if store in (below(root, images).resolve(), below(root, val_images or images).resolve()):
+        mend = f"give it one of its own, such as store={store / 'runs'}"
+        raise UserError(f"store={store}: is the folder of the images, where photos and results would mix: {mend}")
     common: dict[str, Any] = {
         "images": images,
         "masks": masks,
@@ -46,6 +51,7 @@ def load_dataset(
         "labels": labels,
         "classes": classes,
         "limit": limit,
+        "skip": [store],  # it holds masks and pictures, named like the photos
         "hashes": ContentHashes.below(root, cache=cache),
     }
     if kind == "coco":

@@ -200,6 +200,15 @@ def test_a_broken_image_is_no_matter_of_loading(voc_root):
     assert names(load(voc_root).train) == ["a", "b", "c"]
 
 
+def test_a_name_that_a_store_in_the_image_folder_has_too_is_still_the_photos(voc_root):
+    photo(voc_root / "JPEGImages" / "sub" / "z.jpg")
+    relist(voc_root, "sub/z")
+    (voc_root / "labels.json").write_text(json.dumps({"z": [1]}))
+    store = voc_root / "JPEGImages" / "runs"
+    photo(store / "crops" / "z.jpg")
+    assert names(load(voc_root, val_list=None, cache=store / "digests").train) == ["sub/z"]
+
+
 def test_a_limit_keeps_the_first_images_that_can_be_used(voc_root):
     relist(voc_root, "gone", "a", "b", "c")
     assert names(load(voc_root, limit=2).train) == ["a", "b"]
