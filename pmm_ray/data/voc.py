@@ -110,8 +110,8 @@ def _annotated(root: Path, names: tuple[str, ...]) -> LabelsOf:
             found = {class_id(name, names, f"{shown(file)} has") for name in objects}
         except FileNotFoundError:
             raise NoLabels(f"{shown(file)} does not exist: restore it, or set data.labels to a labels file") from None
-        except (ElementTree.ParseError, OSError) as error:
-            raise NoLabels(f"{shown(file)} cannot be read ({shown(error)}): restore it") from None
+        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # the last two: of an encoding
+            raise NoLabels(f"{shown(file)} cannot be read ({shown(error)}): restore it or save it as UTF-8") from None
         except UserError as error:
             raise NoLabels(str(error)) from None
         if not found:
