@@ -227,7 +227,8 @@ def open_tracker(*, enabled: bool, uri: str | None, experiment: str, store: Path
         store: folder for what has no place of its own.
 
     Raises:
-        UserError: the URI is a folder, its server does not answer, or the experiment was deleted.
+        UserError: the URI is a folder, its server does not answer, its database cannot be written, or the experiment
+            was deleted.
     """
     if not enabled:
         return Tracker()
@@ -240,18 +241,18 @@ def open_tracker(*, enabled: bool, uri: str | None, experiment: str, store: Path
     address, database = _absolute(uri or f"sqlite:///{store / 'mlflow.db'}", store)
     # A server stores artefacts itself; a database does not say where, so they lie beside it.
     artefacts = None if _is_server(address) else (database.parent if database else store) / "mlflow-artifacts"
-    with _one_at_a_time(database):
-        try:
+    try:
+        with _one_at_a_time(database):
             client = _connect(address)
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 location = artefacts.as_uri() if artefacts else None
                 return Tracker(address, client.create_experiment(experiment, artifact_location=location))
-        except Exception as error:
-            raise UserError(
-                f"tracking.uri: MLflow cannot use {_shown(address)} ({first_line(error)}); start the server or mend "
-                "the address, leave it out for a local database, or set tracking.enabled=false"
-            ) from error
+    except Exception as error:
+        raise UserError(
+            f"tracking.uri: MLflow cannot use {_shown(address)} ({first_line(error)}); start the server or mend "
+            "the address, leave it out for a local database, or set tracking.enabled=false"
+        ) from error
     if found.lifecycle_stage != "active":
         raise UserError(f"tracking.experiment: '{experiment}' was deleted in MLflow; restore it or choose another name")
     return Tracker(address, found.experiment_id)
@@ -270,16 +271,19 @@ def _absolute(uri: str, store: Path) -> tuple[str, Path | None]:
     if not place or place == ":memory:":
         raise UserError(f"tracking.uri: {uri} names no file that workers could open; use sqlite:////path/to/mlflow.db")
     path = Path(place).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
     return f"{head}:///{path}{mark}{query}", path
 
 
 @contextmanager
 def _one_at_a_time(database: Path | None) -> Iterator[None]:
-    """Hold a lock beside a local database, so that programs started together do not both create it."""
+    """Hold a lock beside a local database, so that programs started together do not both create it.
+
+    Its folder is made if need be.
+    """
     if database is None:
         yield
         return
+    database.parent.mkdir(parents=True, exist_ok=True)
     with (database.parent / f".{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

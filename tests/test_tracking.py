@@ -278,6 +278,8 @@ assert "mlflow" not in sys.modules and not list(Path({str(tmp_path)!r}).iterdir(
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("bogus://place", "cannot use"),
+        ("sqlite:////dev/null/x/m.db", "cannot use sqlite:////dev/null/x/m.db .*Not a directory"),
+        ("sqlite:////proc/m.db", "cannot use sqlite:////proc/m.db .*No such file"),
         ("http://127.0.0.1:9", "start the server"),
     ],
 )

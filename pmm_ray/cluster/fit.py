@@ -137,7 +137,7 @@ def _reason(error: Exception) -> str:
     users = [cause for failure in failures for cause in _causes(failure) if isinstance(cause, UserError)]
     if users:
         kind = SettingError if isinstance(users[0], SettingError) else UserError
-        raise kind(str(users[0]).strip().splitlines()[-1]) from None
+        raise kind(str(users[0])) from None
     return _line(failures[0] if failures else error)
 
 

@@ -71,7 +71,7 @@ def map_rows(
         batches = _batches(todo, batch_size)
         constructor = (folder.resolve(), facts, attempts)
         if workers == 0:
-            blocks = _here(RowActor(make_worker, *constructor), batches)
+            blocks = _here(RowActor(make_worker, *constructor), batches, folder)
         else:
             actors = _actors(workers, cpus, gpus, len(batches))
             dataset = _dataset(make_worker, batches, constructor=constructor, actors=actors, cpus=cpus, gpus=gpus)
@@ -104,9 +104,17 @@ def _batches(rows: Sequence[Row], size: int) -> list[dict[str, str]]:
     return [{"rows": json.dumps(rows[start : start + size])} for start in range(0, len(rows), size)]
 
 
-def _here(actor: RowActor, batches: Sequence[dict[str, str]]) -> Iterator[pa.Table]:
-    for batch in batches:
-        yield actor(pa.Table.from_pylist([batch]))
+def _here(actor: RowActor, batches: Sequence[dict[str, str]], folder: Path) -> Iterator[pa.Table]:
+    """The results, worked out in this process. What ends it is told as of an actor."""
+    try:
+        for batch in batches:
+            yield actor(pa.Table.from_pylist([batch]))
+    except OSError as error:
+        if verdict_file(folder).exists():
+            raise UserError(verdict_file(folder).read_text()) from error
+        # a disk can be too full even for the verdict
+        why = f"{error.strerror} ({error.filename or folder}); make room and run the same command again"
+        raise UserError(why) from error
 
 
 def _dataset(

@@ -91,7 +91,7 @@ def _start(cluster: ClusterConfig) -> Path | None:
                 ray.init(
                     address="local", num_cpus=cluster.num_cpus, include_dashboard=False, _temp_dir=str(folder), **quiet
                 )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         where = f"at {address}" if address else "on this machine"

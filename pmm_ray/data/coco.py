@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,29 +63,30 @@ def read_coco(
     classes: Sequence[str] | None,
     limit: int | None,
     hashes: ContentHashes,
+    skip: Collection[Path],
     cache: Path,
 ) -> Dataset:
     """Read COCO; the lists are annotation JSONs below `root`.
 
     `classes` None: COCO's 80; otherwise the classes to keep, by their COCO names. Labels are the classes of an image's
     annotations (crowds too), or come from a labels file. Ground truth is drawn into `cache` when it is asked for;
-    `masks` None: there is none. A JSON is read once and kept in `cache` by image.
+    `masks` None: there is none. A JSON is read once and kept in `cache` by image. Folders in `skip` hold no photos.
     """
     if train_list is None:
         raise UserError("data.train_list: coco needs an annotation JSON such as annotations/instances_train2014.json")
     reader = Reader(make_classes(check_classes(classes or COCO_CLASSES, "data.classes")), hashes, Problems(), limit)
     given = None if labels is None else below(root, labels)
-    folder = image_folder(root, images, "data.images")
-    train = _split(reader, "train", below(root, train_list), folder, given, masks is not None, cache)
+    index = ImageIndex(image_folder(root, images, "data.images"), reader.problems, skip=skip)
+    train = _split(reader, "train", below(root, train_list), index, given, masks is not None, cache)
     val = None
     if val_list is not None:
-        folder = image_folder(root, val_images or images, "data.val_images")
-        val = _split(reader, "val", below(root, val_list), folder, given, masks is not None, cache)
+        index = ImageIndex(image_folder(root, val_images or images, "data.val_images"), reader.problems, skip=skip)
+        val = _split(reader, "val", below(root, val_list), index, given, masks is not None, cache)
     return Dataset(root.name, reader.classes, train, val, reader.problems.listed())
 
 
 def _split(
-    reader: Reader, title: str, source: Path, folder: Path, given: Path | None, with_truth: bool, cache: Path
+    reader: Reader, title: str, source: Path, index: ImageIndex, given: Path | None, with_truth: bool, cache: Path
 ) -> Split:
     names = reader.classes.names[1:]
     identity = fingerprint(_VERSION, names, _content(source, title, reader.hashes))
@@ -93,7 +94,6 @@ def _split(
     if not table.exists():
         _extract(source, names, table)
     files, labels = (pq.read_table(readable(table), columns=[c]).column(c).to_pylist() for c in ("file", "labels"))
-    index = ImageIndex(folder, reader.problems)
     rows: dict[str, int] = {}
     for row, file in enumerate(files):
         try:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 from pmm_ray.places import Remote, is_url
 
@@ -42,7 +43,11 @@ class ContentHashes:
         return cls(cache / f"content-{fingerprint(str(folder))[:12]}.json")
 
     def of(self, paths: Iterable[str]) -> dict[str, str | OSError]:
-        """path -> hash of its bytes (64 hex digits), or the error that kept it from being read."""
+        """path -> hash of its bytes (64 hex digits), or the error that kept it from being read.
+
+        Raises:
+            UserError: the memory cannot be written.
+        """
         wanted = list(dict.fromkeys(paths))
         objects = _objects(wanted)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -53,7 +58,11 @@ class ContentHashes:
             # Another run may have written meanwhile. What it knew and this one does not is kept; a lost race between
             # reading and writing costs hashing again, nothing else.
             self._known = _remembered(self._memory) | self._known | new
-            write_atomic(self._memory, json.dumps(self._known))
+            try:
+                write_atomic(self._memory, json.dumps(self._known))
+            except OSError as error:
+                why = f"cannot be written ({error.strerror}): make room, or mend its folder's permissions"
+                raise UserError(f"{self._memory}: {why}") from None
         return {path: value for path, (value, _) in results.items()}
 
     def _one(self, path: str) -> tuple[str | OSError, list[Any] | None]:

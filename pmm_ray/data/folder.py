@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pmm_ray.data.dataset import Dataset
@@ -26,17 +26,19 @@ def read_folder(
     classes: Sequence[str] | None,
     limit: int | None,
     hashes: ContentHashes,
+    skip: Collection[Path],
 ) -> Dataset:
     """Read the images below `root/images`, in folders of any depth.
 
     `labels` is a labels file and required; `classes` None: those of the file. Without `train_list` all images are used
     for training but those in `val_list`. `masks` is a folder of ground truth named like the images, if there is one.
+    Folders in `skip` hold no photos.
     """
     if labels is None:
         raise UserError("data.labels: a folder of images needs a labels file (.json, .csv, .parquet)")
     problems = Problems()
     folder = image_folder(root, images, "data.images")
-    index = ImageIndex(folder, problems, skip=[below(root, masks)] if masks else [])
+    index = ImageIndex(folder, problems, skip=[*skip, below(root, masks)] if masks else skip)
     given = below(root, labels)
     table = read_labels(given, classes=classes)
     labels_of = labels_for(table, index, problems, given)

@@ -35,7 +35,7 @@ def read_labels(path: Path, *, classes: Sequence[str] | None) -> LabelTable:
     A cell may be a class name, an id 1..C, a list of either, several in one string separated by ';' or spaces, or a
     multi-hot vector of length C; tables may also have one 0/1 column per class. Rows of one image add up. `classes`
     are the names of 1..C; with None they are the file's own: its class columns in their order, the names it uses in
-    alphabetical order, or 'class 1', 'class 2', ... where it has only ids.
+    alphabetical order, or 'class 1', 'class 2', ... where it has only ids. The name 'background' says nothing.
 
     Raises:
         UserError: missing or unreadable, or a class that does not exist.
@@ -43,15 +43,18 @@ def read_labels(path: Path, *, classes: Sequence[str] | None) -> LabelTable:
     rows, columns = read_rows(path)
     if not rows:
         raise UserError(f"{shown(path)}: has no labels: it must name at least one image")
+    classes = check_classes(classes, path) if classes else None
     if columns is not None:
-        known = check_classes(classes or columns, path)
-        ids = {column: class_id(column, known, f"{shown(path)}: column") for column in columns}
-        meant = [[ids[c] for c, hot in zip(columns, cell, strict=True) if hot] for _, cell in rows]
+        used = [column for column in columns if not _is_background(column, classes)]
+        known = check_classes(classes or used, path)
+        ids = {column: class_id(column, known, f"{shown(path)}: column") for column in used}
+        meant = [[ids[c] for c, hot in zip(columns, cell, strict=True) if hot and c in ids] for _, cell in rows]
     elif _multi_hot([cell for _, cell in rows], classes, path):
         known = check_classes(classes or _numbered(len(rows[0][1])), path)
         meant = [[number for number, hot in enumerate(cell, 1) if hot] for _, cell in rows]
     else:
         tokens = _tokens([cell for _, cell in rows], classes)
+        _refuse_commas(rows, tokens, classes, path)
         known = check_classes(classes or _own_names(tokens, path), path)
         meant = [
             [class_id(token, known, f"{shown(path)}: {shown(name)} has") for token in cell]
@@ -120,8 +123,27 @@ def _tokens(cells: Sequence[Any], classes: Sequence[str] | None) -> list[list[st
             words = part.split() if isinstance(part, str) and part not in known else [part]
             spaced = all(word in known or _number(word) is not None for word in words)
             tokens += [_token(word, known) for word in (words if spaced else [part])]
-        result.append([t for t in tokens if t in known or not (isinstance(t, str) and t.casefold() == "background")])
+        result.append([token for token in tokens if not _is_background(token, classes)])
     return result
+
+
+def _is_background(token: str | int, classes: Sequence[str] | None) -> bool:
+    """Whether this names the background, which every image has, and no class."""
+    return isinstance(token, str) and token.casefold() == "background" and token not in (classes or ())
+
+
+def _refuse_commas(
+    rows: Sequence[tuple[str, Any]],
+    tokens: Sequence[Sequence[str | int]],
+    classes: Sequence[str] | None,
+    path: Path,
+) -> None:
+    """UserError if a name has a comma, since that may be one class ('tabby, tabby cat') or two ('cat, dog')."""
+    for (name, _), cell in zip(rows, tokens, strict=True):
+        for token in cell:
+            if isinstance(token, str) and "," in token and token not in (classes or ()):
+                mend = "separate labels by ';', or list it in data.classes if it is one class"
+                raise UserError(f"{shown(path)}: {shown(name)} has class {shown(token)}, with a comma: {mend}")
 
 
 def _as_list(cell: Any) -> list[Any]:
@@ -138,7 +160,8 @@ def _split(item: Any) -> list[Any]:
 
 def _number(word: Any) -> int | None:
     if isinstance(word, str):
-        return int(word) if re.fullmatch(r"-?\d{1,9}", word) else None
+        # pandas writes ids as '1.0' where an image has none
+        return int(float(word)) if re.fullmatch(r"-?\d{1,9}(\.0+)?", word) else None
     return int(word) if isinstance(word, int | float) and math.isfinite(word) and word == int(word) else None
 
 

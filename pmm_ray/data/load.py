@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
 from pmm_ray.errors import UserError
-from pmm_ray.places import place
+from pmm_ray.files import make_folder
+from pmm_ray.places import Remote, below, place
 
 
 def load_dataset(
@@ -31,13 +34,22 @@ def load_dataset(
     """Read a data set of `kind` 'shapes', 'voc', 'coco' or 'folder'; the fields are those of the section `data`.
 
     No image is decoded here: a broken one shows where it is used. Files are hashed, which `cache` remembers, so that
-    loading again is quick. `shapes` holds the numbers for drawing the embedded data set, which is drawn if it is not
-    there. What cannot be used is left out and listed in `problems`.
+    loading again is quick. The folder around `cache` is the store, which may lie among the images. `shapes` holds the
+    numbers for drawing the embedded data set, which is drawn if it is not there. What cannot be used is left out and
+    listed in `problems`.
 
     Raises:
-        UserError: the data set cannot be read at all, or nothing of it is left.
+        UserError: the data set cannot be read at all, or nothing of it is left; or the store cannot be written to.
     """
     root, cache = place(root).resolve(), place(cache).absolute()
+    store = cache.parent
+    if store in (below(root, images).resolve(), below(root, val_images or images).resolve()):
+        mend = f"give it one of its own, such as store={store / 'runs'}"
+        raise UserError(f"store={store}: is the folder of the images, where photos and results would mix: {mend}")
+    with _writing("store", store):
+        make_folder(cache)
+        if not isinstance(cache, Remote):
+            tempfile.TemporaryFile(dir=cache).close()
     common: dict[str, Any] = {
         "images": images,
         "masks": masks,
@@ -46,6 +58,7 @@ def load_dataset(
         "labels": labels,
         "classes": classes,
         "limit": limit,
+        "skip": [store],  # it holds masks and pictures, named like the photos
         "hashes": ContentHashes.below(root, cache=cache),
     }
     if kind == "coco":
@@ -63,8 +76,18 @@ def load_dataset(
     if kind == "shapes":
         from pmm_ray.data.shapes import draw
 
-        draw(root, **dict(shapes))
+        with _writing("data.root", root):
+            draw(root, **dict(shapes))
         common["labels"] = labels or "image_labels.json"
         common["classes"] = classes or json.loads((root / "classes.json").read_text())["names"]
         return read_voc(root, **common)
     raise UserError(f"data.kind: {kind!r} is none of shapes, voc, coco, folder")
+
+
+@contextmanager
+def _writing(key: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = f"cannot be used ({error.strerror}): give a folder that can be written to"
+        raise UserError(f"{key}={folder}: {why}") from None

@@ -6,7 +6,7 @@ epoch). Workers take every so-manieth image of each global batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,16 +150,36 @@ class WithMasks:
         return crop, mask.long()
 
 
-def loader(examples: Examples, batches: GlobalBatches, *, processes: int, pin: bool) -> DataLoader[Example]:
-    """Batches of `examples` in the order of `batches`, read by `processes` (0: by the caller)."""
-    return DataLoader(
-        examples,
-        batch_sampler=batches,
-        num_workers=processes,
-        collate_fn=_collate,
-        pin_memory=pin,
-        persistent_workers=processes > 0,
+def loader(examples: Examples, batches: GlobalBatches, *, processes: int, pin: bool) -> Iterable[Batch]:
+    """Batches of `examples` in the order of `batches`, read by `processes` (0: by the caller), in each pass anew."""
+    return _Passes(
+        DataLoader(
+            examples,
+            batch_sampler=batches,
+            num_workers=processes,
+            collate_fn=_collate,
+            pin_memory=pin,
+            persistent_workers=processes > 0,
+        )
     )
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """A loader whose errors for the user are the one line that they were where they were raised.
+
+    Of an error in a process torch raises a copy whose message is the whole traceback, with that line at its end.
+    """
+
+    batches: DataLoader[Example]
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self.batches
+        except UserError as error:
+            kind = type(error)
+            line = str(error).strip().splitlines()[-1]
+            raise kind(line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
 
 
 def _collate(examples: list[Example]) -> Batch:

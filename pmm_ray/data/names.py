@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from pmm_ray.data.images import IMAGE_SUFFIXES
@@ -33,10 +34,11 @@ def listing(folder: Path, suffixes: Collection[str], *, skip: Collection[Path] =
     Hidden files and folders (thumbnails, resource forks) and the folders in `skip` are left out. Links to folders
     below `folder` are not followed; `folder` itself may be one.
     """
-    barred = set(skip)
+    barred = {path.resolve() for path in skip}
     if isinstance(folder, Remote):
         return sorted(_objects(folder, suffixes, barred))
     found: list[str] = []
+    folder = folder.resolve()
     for here, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and Path(here, f) not in barred]
         below = os.path.relpath(here, folder).replace(os.sep, "/")
@@ -45,12 +47,12 @@ def listing(folder: Path, suffixes: Collection[str], *, skip: Collection[Path] =
     return sorted(found)
 
 
-def _objects(folder: Remote, suffixes: Collection[str], barred: Collection[Path]) -> Iterator[str]:
+def _objects(folder: Remote, suffixes: Collection[str], barred: set[Path]) -> Iterator[str]:
     """What `listing` finds in object storage, where one request tells a thousand names."""
     for file in folder.all_files():
         parts = file.relative_to(folder).parts
         hidden = any(part.startswith(".") for part in parts)
-        if not hidden and file.suffix.lower() in suffixes and not any(parent in barred for parent in file.parents):
+        if not hidden and file.suffix.lower() in suffixes and barred.isdisjoint(takewhile(folder.__ne__, file.parents)):
             yield "/".join(parts)
 
 

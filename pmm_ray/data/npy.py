@@ -140,8 +140,9 @@ def _storage(data: bytes) -> Any:
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object) -> Any:
     import torch
 
-    flat = torch.tensor([], dtype=storage.dtype)
-    return flat.set_(storage, offset, tuple(size), tuple(stride)).clone().numpy()
+    every = torch.tensor([], dtype=storage.dtype).set_(storage)
+    # set_ with a shape would lengthen the storage to it, by whatever is in memory; as_strided refuses
+    return every.as_strided(tuple(size), tuple(stride), offset).clone().numpy()
 
 
 _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from pmm_ray.data.dataset import Dataset
@@ -46,19 +46,20 @@ def read_voc(
     classes: Sequence[str] | None,
     limit: int | None,
     hashes: ContentHashes,
+    skip: Collection[Path],
 ) -> Dataset:
     """Read a data set in VOC layout; all paths are below `root`.
 
     A line of a list is a name with or without suffix, or the image and mask of the peers' lists
     ('/JPEGImages/x.jpg /SegmentationClassAug/x.png'), whose mask is ignored in favour of `masks`. `labels` is a labels
-    file; None reads the objects in Annotations/*.xml. `classes` None: VOC's 20.
+    file; None reads the objects in Annotations/*.xml. `classes` None: VOC's 20. Folders in `skip` hold no photos.
     """
     if train_list is None:
         raise UserError("data.train_list: a voc data set needs a list of training images (kind folder does not)")
     problems = Problems()
     names = check_classes(classes or VOC_CLASSES, "data.classes")
     folder = image_folder(root, images, "data.images")
-    index = ImageIndex(folder, problems)
+    index = ImageIndex(folder, problems, skip=skip)
     if labels is None:
         labels_of = _annotated(root, names)
     else:
@@ -109,8 +110,8 @@ def _annotated(root: Path, names: tuple[str, ...]) -> LabelsOf:
             found = {class_id(name, names, f"{shown(file)} has") for name in objects}
         except FileNotFoundError:
             raise NoLabels(f"{shown(file)} does not exist: restore it, or set data.labels to a labels file") from None
-        except (ElementTree.ParseError, OSError) as error:
-            raise NoLabels(f"{shown(file)} cannot be read ({shown(error)}): restore it") from None
+        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # the last two: of an encoding
+            raise NoLabels(f"{shown(file)} cannot be read ({shown(error)}): restore it or save it as UTF-8") from None
         except UserError as error:
             raise NoLabels(str(error)) from None
         if not found:

@@ -15,6 +15,7 @@ from pmm_ray.cluster import fit as cluster_fit
 from pmm_ray.cluster import session
 from pmm_ray.cluster.fit import Room, fit, room
 from pmm_ray.config import ClusterConfig
+from pmm_ray.data.loading import GlobalBatches, loader
 from pmm_ray.errors import SettingError, UserError, within
 
 # Ray Data's own context warns of itself when Ray Train makes one.
@@ -68,6 +69,22 @@ def test_a_killed_worker_is_replaced_but_a_users_error_is_one_line_and_not_tried
     with pytest.raises(UserError, match=r"^x\.jpg: mend it$"):
         on_a_team(die_then_complain, tmp_path, log=str(tmp_path / "log"), max_failures=3)
     assert (tmp_path / "log").read_text() == "2 threads\n2 threads\n"
+
+
+def load_in_a_process(team):
+    class Unusable(torch.utils.data.Dataset):
+        def __getitem__(self, draw):
+            raise UserError("x.jpg: mend it")
+
+        def __len__(self):
+            return 1
+
+    list(loader(Unusable(), GlobalBatches(count=1, batch_size=1, seed=0), processes=1, pin=False))
+
+
+def test_a_users_error_in_a_workers_own_process_is_one_line_too(ray_session, tmp_path):
+    with pytest.raises(UserError, match=r"^x\.jpg: mend it$"):
+        on_a_team(load_in_a_process, tmp_path)
 
 
 def learn_too_fast(team):

@@ -71,6 +71,13 @@ def done(log):
 # Without Ray: the actor's own logic.
 
 
+FULL = r"No space left on device \(/data/masks\); make room and run the same command again"
+
+
+def disk_is_full(row):
+    raise OSError(errno.ENOSPC, "No space left on device", "/data/masks")
+
+
 def batch(rows):
     return pa.table({"rows": [json.dumps(rows)]})
 
@@ -175,6 +182,14 @@ def test_names_must_differ(tmp_path):
         run(squares(tmp_path / "log"), rows_of(1) * 2, tmp_path)
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_full_disk_ends_work_in_this_process_with_the_line_that_actors_leave(tmp_path, monkeypatch, heard):
+    if not heard:  # nor is there room for that line
+        monkeypatch.setattr("pmm_ray.cluster.worker.write_atomic", lambda path, text: disk_is_full({}))
+    with pytest.raises(UserError, match=rf"^{FULL}$"):
+        run(partial(one_by_one, disk_is_full), rows_of(2), tmp_path, workers=0)
+
+
 # With Ray.
 
 
@@ -219,15 +234,11 @@ def cannot_be_built():
     raise UserError("model.pt: no such model")
 
 
-def disk_is_full(row):
-    raise OSError(errno.ENOSPC, "No space left on device", "/data/masks")
-
-
 @pytest.mark.ray
 def test_what_no_row_is_to_blame_for_ends_the_stage_with_one_line(tmp_path, cluster):
     with pytest.raises(UserError, match=r"^model\.pt: no such model$"):
         run(cannot_be_built, rows_of(2), tmp_path)
-    with pytest.raises(UserError, match=r"^No space left on device \(/data/masks\); make room"):
+    with pytest.raises(UserError, match=rf"^{FULL}$"):
         run(partial(one_by_one, disk_is_full), rows_of(2), tmp_path)
 
 

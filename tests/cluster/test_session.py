@@ -61,6 +61,20 @@ except UserError as error:
 """
 
 
+REFUSED = """
+import socket
+from pmm_ray.cluster.session import session
+from pmm_ray.config import ClusterConfig
+from pmm_ray.errors import UserError
+with socket.create_server(("127.0.0.1", 0)) as server:
+    try:
+        with session(ClusterConfig(address=f"127.0.0.1:{server.getsockname()[1]}")):
+            pass
+    except UserError as error:
+        print(error)
+"""
+
+
 def python(script, **environment):
     kept = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name in kept}
@@ -91,3 +105,10 @@ def test_an_address_where_nobody_answers_is_one_clear_line():
     assert ended.stdout.startswith("no Ray at 127.0.0.1:1: "), ended.stderr
     assert ended.stdout.count("\n") == 1
     assert "cluster.address" in ended.stdout
+
+
+def test_a_token_that_is_missing_is_one_clear_line(tmp_path):
+    ended = python(REFUSED, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(tmp_path / "absent"))
+    assert ended.stdout.startswith("no Ray at 127.0.0.1:"), ended.stderr
+    assert ended.stdout.count("\n") == 1
+    assert "oken" in ended.stdout and "cluster.address" in ended.stdout

@@ -96,6 +96,18 @@ def test_an_image_without_annotation_is_left_out_of_training_but_evaluated(coco)
     assert read_label(data.val.truth.masks["000000000005"]).max() == 0
 
 
+def test_a_name_that_a_store_in_the_image_folder_has_too_is_still_the_photos(coco):
+    (coco / "train" / "sub").mkdir()
+    (coco / "train" / "000000000007.jpg").rename(coco / "train" / "sub" / "7.jpg")
+    listed = coco / "annotations" / "train.json"
+    listed.write_text(listed.read_text().replace("000000000007.jpg", "sub/7.jpg"))
+    (coco / "labels.csv").write_text("image,label\n7,dog\n")
+    store = coco / "train" / "runs"
+    photo(store / "crops" / "7.jpg")
+    data = load(coco, val_list=None, labels="labels.csv", cache=store / "digests")
+    assert names(data.train) == ["sub/7"]
+
+
 def test_masks_have_the_smaller_instance_on_top_and_crowds_ignored(coco):
     truth = load(coco).train.truth
     found = read_label(truth.masks["000000000007"])

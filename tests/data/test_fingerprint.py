@@ -5,7 +5,10 @@ import json
 import os
 import time
 
+import pytest
+
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
+from pmm_ray.errors import UserError
 
 
 def settle(*paths):
@@ -61,6 +64,14 @@ def test_a_broken_memory_is_only_slower(tmp_path):
         memory.write_text(broken)
         assert ContentHashes(memory).of([str(path)])[str(path)] == hashlib.sha256(b"x").hexdigest()
     assert str(path) in json.loads(memory.read_text())
+
+
+def test_a_memory_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    settle(path)
+    with pytest.raises(UserError, match=rf"^{path}/memory\.json: cannot be written \(File exists\): make room"):
+        ContentHashes(path / "memory.json").of([str(path)])
 
 
 def test_what_another_run_remembered_meanwhile_is_kept(tmp_path):

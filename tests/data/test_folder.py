@@ -56,6 +56,24 @@ def test_masks_may_lie_among_the_images_and_are_not_taken_for_photos(folder):
     assert list(data.train.truth.masks) == ["one", "sub/two"]
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_runs_leave_in_a_store_among_the_images_is_not_taken_for_photos(folder, tmp_path, linked):
+    first = load(folder, cache=folder / "runs" / "digests")
+    for name in ("one.png", "sub/two.png", "three.png"):
+        mask(folder / "runs" / "make_masks" / "0123" / "masks" / name, np.ones((6, 8)))
+    if linked:
+        (tmp_path / "link").symlink_to(folder)
+    again = load(folder, images=str(tmp_path / "link") if linked else ".", cache=folder / "runs" / "digests")
+    assert again.train.photos.fingerprint == first.train.photos.fingerprint and again.problems == ()
+
+
+def test_the_folder_of_images_is_no_store(folder):
+    with pytest.raises(
+        UserError, match=rf"^store={folder}: is the folder of the images.* such as store={folder}/runs$"
+    ):
+        load(folder, cache=folder / "digests")
+
+
 def test_images_without_a_label_are_listed_and_many_of_them_briefly(folder):
     for number in range(100):
         photo(folder / f"extra{number:03d}.jpg")

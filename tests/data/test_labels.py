@@ -36,6 +36,8 @@ def test_every_json_form_says_the_same(write, form):
 CSV_FORMS = {
     "long": "image,label\na,cat\nb,cat\nb,dog\nc,sea lion\n",
     "long with ids": "image,label\na,1\nb,1\nb,2\nc,3\n",
+    "ids by pandas, where an image has none": "image,label\na,1.0\nb,1.0\nb,2.0\nb,\nc,3.0\n",
+    "ids by pandas in one string": "image,label\na,1.0\nb,1.0;2.0\nc,3\n",
     "semi-colons": "image,labels\na,cat\nb,cat;dog\nc,sea lion\n",
     "semi-colons and spaces": "name,labels\na, cat\nb,cat ; dog\nc,sea lion;\n",
     "spaces": "filename,class\na,cat\nb,cat dog\nc,sea lion\n",
@@ -44,6 +46,7 @@ CSV_FORMS = {
     "European": "image;label\na;cat\nb;cat dog\nc;sea lion\n",
     "columns": "image,cat,dog,sea lion\na,1,0,0\nb,1,1,0\nc,0,0,1\n",
     "columns in another order": "image,sea lion,cat,dog\na,0,1,0\nb,0,1,1\nc,1,0,0\n",
+    "columns with the background": "image,Background,cat,dog,sea lion\na,1,1,0,0\nb,1,1,1,0\nc,1,0,0,1\n",
     "columns by pandas": ",image,cat,dog,sea lion\n0,a,1.0,0.0,0.0\n1,b,True,True,False\n2,c,,,1\n",
     "quotes, other columns, blank lines, BOM": '\ufeffid,Image,split,Label\n\n1,"a",train,cat\n'
     '2,b,val,"cat;dog"\n3,c,,sea lion\n',
@@ -54,6 +57,12 @@ CSV_FORMS = {
 @pytest.mark.parametrize("form", CSV_FORMS)
 def test_every_csv_form_says_the_same(write, form):
     assert read_labels(write("labels.csv", CSV_FORMS[form]), classes=ANIMALS).labels == WANTED
+
+
+@pytest.mark.parametrize("form", [CSV_FORMS["columns with the background"], "image,label\na,background;cat\n"])
+def test_the_background_may_lead_the_given_classes_too(write, form):
+    table = read_labels(write("labels.csv", form), classes=("background", *ANIMALS))
+    assert table.names == ANIMALS and table.labels["a"] == (1,)
 
 
 PARQUET_FORMS = {
@@ -103,7 +112,10 @@ def test_an_npy_dictionary_of_probabilities_is_refused(tmp_path):
         ("image,label\nx,zebra ant\ny,ant\nz,zebra\n", ("ant", "zebra")),
         ("image,label\nx,traffic light\ny,car\n", ("car", "traffic light")),
         ("image,zebra,ant\nx,1,0\n", ("zebra", "ant")),
+        ("image,label\nx,background;zebra\ny,ant\nz,background\n", ("ant", "zebra")),
+        ("image,zebra,ant,background\nx,1,0,1\n", ("zebra", "ant")),
         ("image,label\nx,3\ny,1\n", ("class 1", "class 2", "class 3")),
+        ("image,label\nx,3.0\ny,\nz,1.0\n", ("class 1", "class 2", "class 3")),
     ],
 )
 def test_without_given_classes_the_file_names_them(write, text, names):
@@ -119,6 +131,19 @@ def test_multi_hot_vectors_without_names_number_their_classes(write):
 def test_class_names_that_are_numbers_are_names_when_given(write):
     table = read_labels(write("l.csv", "image,label\nx,7\n"), classes=("5", "6", "7"))
     assert table.labels == {"x": (3,)}
+
+
+@pytest.mark.parametrize("classes", [None, ANIMALS])
+@pytest.mark.parametrize("cell", ["cat, dog", "cat,dog", "1, 2"])
+def test_labels_separated_by_a_comma_are_refused_and_make_no_class_of_their_own(write, cell, classes):
+    path = write("l.csv", f'image,label\na,"{cell}"\nb,cat\nc,dog\n')
+    with pytest.raises(UserError, match=rf"l\.csv: a has class {cell}, .*: separate labels by ';'.*data\.classes"):
+        read_labels(path, classes=classes)
+
+
+def test_a_class_with_a_comma_can_be_given(write):
+    path = write("l.csv", 'image,label\na,"tabby, tabby cat"\n')
+    assert read_labels(path, classes=("dog", "tabby, tabby cat")).labels == {"a": (2,)}
 
 
 def test_an_image_without_a_class_is_kept_as_such(write):

@@ -3,11 +3,13 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 from small_sets import photo
 
 from pmm_ray.config import DataConfig
 from pmm_ray.data.images import image_size, read_label
 from pmm_ray.data.load import load_dataset
+from pmm_ray.errors import UserError
 
 SMALL = {"train": 4, "val": 2, "seed": 3, "part_share": 0.12, "cooccurrence": 0.6}
 
@@ -24,6 +26,17 @@ def test_the_embedded_data_set_is_drawn_and_read(tmp_path):
             assert max(shot.labels) < len(data.classes)
     again = load_dataset(kind="shapes", root=tmp_path / "shapes", shapes=SMALL, cache=tmp_path / "cache")
     assert again == data
+
+
+@pytest.mark.parametrize("where", ["/proc", "/proc/x", "a file"])
+@pytest.mark.parametrize("key", ["store", "data.root"])
+def test_a_folder_that_cannot_be_written_to_is_one_line_that_names_its_key(tmp_path, key, where):
+    (tmp_path / "a file").write_text("")
+    folder = tmp_path / where
+    changed = {"store": {"cache": folder / "digests"}, "data.root": {"root": folder / "shapes"}}[key]
+    named = {"store": folder, "data.root": folder / "shapes"}[key]
+    with pytest.raises(UserError, match=rf"^{key}={named}: .* give a folder that can be written to$"):
+        load_dataset(**{"kind": "shapes", "root": tmp_path / "set", "shapes": SMALL, "cache": tmp_path / "d"} | changed)
 
 
 def test_the_fields_of_the_data_section_are_the_arguments(tmp_path):

@@ -8,7 +8,8 @@ from PIL import Image
 from pmm_ray.data.dataset import Photo
 from pmm_ray.data.loading import Draw, Examples, GlobalBatches, WithLabels, WithMasks, loader
 from pmm_ray.data.transforms import Augment
-from pmm_ray.errors import UserError
+from pmm_ray.errors import SettingError, UserError
+from pmm_ray.places import StorageError
 
 AUGMENT = Augment(crop=32, resize=(0.9, 1.4), flip=True, jitter=0.2, fill=(0, 0, 0))
 
@@ -74,6 +75,18 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_told_of(tmp_path):
     assert name == "4" and "4.png" in why
     with pytest.raises(UserError, match="none of the 1 training images"):
         labelled(tmp_path, photos[4:])[Draw(0, 0, 0)]
+
+
+@pytest.mark.parametrize("kind", [UserError, SettingError, StorageError])
+@pytest.mark.parametrize("processes", [0, 1])
+def test_an_error_meant_for_the_user_comes_out_of_a_loader_as_it_is(tmp_path, processes, kind):
+    def make(photo):
+        raise kind("s3://bucket: no answer; look at: the name")
+
+    photos, batches = photos_in(tmp_path, 1), GlobalBatches(count=1, batch_size=1, seed=0)
+    with pytest.raises(kind, match=r"^s3://bucket: no answer; look at: the name$") as caught:
+        list(loader(Examples(photos, make, seed=0), batches, processes=processes, pin=False))
+    assert type(caught.value) is kind
 
 
 def test_masks_of_another_size_or_with_unknown_ids_are_told_of(tmp_path):

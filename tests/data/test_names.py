@@ -10,6 +10,7 @@ from small_sets import photo
 
 from pmm_ray.data.names import ImageIndex, NotFoundInFolder, stem
 from pmm_ray.data.problems import SHOWN, Problems, shown, some
+from pmm_ray.files import write_atomic
 
 
 def index_of(folder, *paths):
@@ -80,6 +81,11 @@ def test_hidden_files_other_files_and_skipped_folders_are_no_images(tmp_path):
         photo(tmp_path / path)
     (tmp_path / "notes.txt").write_text("")
     assert list(ImageIndex(tmp_path, Problems(), skip=[tmp_path / "masks"]).names) == ["x.jpg"]
+
+
+def test_a_skipped_folder_around_the_images_hides_none(anywhere):
+    write_atomic(anywhere / "set" / "x.jpg", b"")
+    assert list(ImageIndex(anywhere / "set", Problems(), skip=[anywhere]).names) == ["x.jpg"]
 
 
 def test_a_bare_file_name_finds_an_image_in_a_subfolder_only_if_it_is_the_only_one(tmp_path):

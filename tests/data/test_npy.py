@@ -62,6 +62,48 @@ def test_torch_tensors_arrive_as_arrays(tmp_path):
     assert found["keys"].tolist() == [3, 5]
 
 
+class Rebuilt:
+    """Pickles as a tensor of this shape over four numbers."""
+
+    def __init__(self, *, offset=0, size, stride):
+        self.shape = offset, size, stride
+
+    def __reduce__(self):
+        storage = torch.arange(4.0).storage()
+        return torch._utils._rebuild_tensor_v2, (storage, *self.shape, False, OrderedDict())
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"size": (1000, 1000), "stride": (1000, 1)},
+        {"size": (10**5, 10**5), "stride": (10**5, 1)},
+        {"size": (2, 2), "stride": (2, 1), "offset": 1},
+        {"size": (2,), "stride": (4,)},
+        {"size": (), "stride": (), "offset": 4},
+        {"size": (2,), "stride": (-1,), "offset": 1},
+        {"size": (2,), "stride": (1,), "offset": -1},
+    ],
+)
+def test_a_tensor_beyond_its_numbers_is_refused(tmp_path, shape):
+    path = save(tmp_path / "x.npy", {"cam": Rebuilt(**shape)}, 4)
+    with pytest.raises(UserError, match=r"x\.npy: not a readable") as caught:
+        read_npy_dict(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_a_tensor_that_ends_with_its_numbers_or_has_none_is_read(tmp_path):
+    shapes = {
+        "whole": Rebuilt(size=(2, 2), stride=(1, 2)),
+        "last": Rebuilt(size=(), stride=(), offset=3),
+        "empty": Rebuilt(size=(0, 9), stride=(9, 1)),
+    }
+    found = read_npy_dict(save(tmp_path / "x.npy", shapes, 4))
+    assert found["whole"].tolist() == [[0, 2], [1, 3]] and found["last"] == 3 and found["empty"].shape == (0, 9)
+
+
 class Harmful:
     def __init__(self, function, *arguments):
         self.call = function, arguments

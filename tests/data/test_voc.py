@@ -13,6 +13,7 @@ from pmm_ray.data.images import read_label
 from pmm_ray.data.load import load_dataset
 from pmm_ray.data.voc import VOC_CLASSES
 from pmm_ray.errors import UserError
+from pmm_ray.files import write_atomic
 
 TRAIN = "ImageSets/Segmentation/train.txt"
 
@@ -200,6 +201,15 @@ def test_a_broken_image_is_no_matter_of_loading(voc_root):
     assert names(load(voc_root).train) == ["a", "b", "c"]
 
 
+def test_a_name_that_a_store_in_the_image_folder_has_too_is_still_the_photos(voc_root):
+    photo(voc_root / "JPEGImages" / "sub" / "z.jpg")
+    relist(voc_root, "sub/z")
+    (voc_root / "labels.json").write_text(json.dumps({"z": [1]}))
+    store = voc_root / "JPEGImages" / "runs"
+    photo(store / "crops" / "z.jpg")
+    assert names(load(voc_root, val_list=None, cache=store / "digests").train) == ["sub/z"]
+
+
 def test_a_limit_keeps_the_first_images_that_can_be_used(voc_root):
     relist(voc_root, "gone", "a", "b", "c")
     assert names(load(voc_root, limit=2).train) == ["a", "b"]
@@ -226,6 +236,17 @@ def test_labels_from_the_xml_annotations(voc_root):
     assert "no object" in whys(load(voc_root, labels=None))["c"]
     (folder / "c.xml").unlink()
     assert "does not exist" in whys(load(voc_root, labels=None))["c"]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "foo", "utf-16"])
+def test_annotations_in_an_encoding_that_cannot_be_read_cost_their_image_only(voc_root, encoding):
+    text = "<annotation><object><name>dog</name></object></annotation>"
+    for name in ("a", "b", "c", "v"):
+        write_atomic(voc_root / "Annotations" / f"{name}.xml", text)
+    write_atomic(voc_root / "Annotations" / "b.xml", f'<?xml version="1.0" encoding="{encoding}"?>{text}')
+    data = load(voc_root, labels=None)
+    assert names(data.train) == ["a", "c"]
+    assert "b.xml cannot be read" in whys(data)["b"] and "UTF-8" in whys(data)["b"]
 
 
 def test_labels_from_the_peers_npy(voc_root):
