@@ -174,8 +174,13 @@ class _Passes:
     batches: DataLoader[Example]
 
     def __iter__(self) -> Iterator[Batch]:
+        # begun at once, and not with the first batch: it draws from torch's generator
+        return self._pass(iter(self.batches))
+
+    @staticmethod
+    def _pass(batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
-            yield from self.batches
+            yield from batches
         except UserError as error:
             kind = type(error)
             line = str(error).strip().splitlines()[-1]
