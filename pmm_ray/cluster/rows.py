@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pmm_ray.cluster.journal import FAILED, OK, Attempts, Journal
 from pmm_ray.cluster.session import data_context, nodes, places
-from pmm_ray.cluster.worker import Row, RowActor, Worker, verdict_file
+from pmm_ray.cluster.worker import Row, RowActor, Worker, verdict, verdict_file
 from pmm_ray.errors import UserError
 from pmm_ray.progress import Progress, progress
 
@@ -110,11 +110,7 @@ def _here(actor: RowActor, batches: Sequence[dict[str, str]], folder: Path) -> I
         for batch in batches:
             yield actor(pa.Table.from_pylist([batch]))
     except OSError as error:
-        if verdict_file(folder).exists():
-            raise UserError(verdict_file(folder).read_text()) from error
-        # a disk can be too full even for the verdict
-        why = f"{error.strerror} ({error.filename or folder}); make room and run the same command again"
-        raise UserError(why) from error
+        raise UserError(verdict(error, folder)) from error
 
 
 def _dataset(

@@ -139,13 +139,17 @@ class RowActor:
         return results
 
 
+def verdict(error: Exception, folder: Path) -> str:
+    """What ended the work in `folder`, in one line."""
+    if isinstance(error, OSError) and error.errno in _HOPELESS:
+        return f"{error.strerror} ({error.filename or folder}); make room and run the same command again"
+    return one_line(error)
+
+
 def _write_verdict(folder: Path, error: Exception) -> None:
     """Leave word of what ended an actor: Ray hands on the traceback's text only."""
-    text = one_line(error)
-    if isinstance(error, OSError) and error.errno in _HOPELESS:
-        text = f"{error.strerror} ({error.filename or folder}); make room and run the same command again"
     with contextlib.suppress(OSError, StorageError):
-        write_atomic(verdict_file(folder), text)
+        write_atomic(verdict_file(folder), verdict(error, folder))
 
 
 def verdict_file(folder: Path) -> Path:
