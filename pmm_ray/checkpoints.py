@@ -61,7 +61,8 @@ def restore(
         return Record()
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # empty where the precision so far needed none
+        scaler.load_state_dict(state["scaler"])
     return Record(state["history"], state["problems"])
 
 

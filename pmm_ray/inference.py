@@ -135,11 +135,14 @@ def average(
 
 def _run(forward: Callable[[Tensor], Tensor], pixels: _Pixels, batch: list[View]) -> Iterator[Tensor]:
     """The maps (C, h', w') of each view, turned back if mirrored."""
+    maps = None
     try:
         maps = forward(torch.stack([pixels.of(view) for view in batch])).float()
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
+    # outside, where the error no longer holds what the failed pass had made
+    if maps is None:
         torch.cuda.empty_cache()
         half = len(batch) // 2
         yield from _run(forward, pixels, batch[:half])

@@ -90,9 +90,12 @@ def train(
     objective.to(team.device).to(memory_format=torch.channels_last)
     model = team.wrap(objective)
     optimizer = make_optimizer(objective, plan)
-    half, scaler = _precision(team.device, amp=plan.amp)
+    half, scaler = _precision(team, amp=plan.amp)
     state: dict[str, Any] = {"model": objective, "optimizer": optimizer, "scaler": scaler}
     record = checkpoints.restore(out, **state)
+    if len(set(team.gather(len(record.history)))) > 1:
+        # no word for the user yet: a file system may be late, and another attempt see it
+        raise RuntimeError(f"the workers see different checkpoints in {out}; all nodes must share the store")
     batches = GlobalBatches(
         count=len(examples), batch_size=plan.batch_size, seed=plan.seed, rank=team.rank, workers=team.size
     )
@@ -205,11 +208,15 @@ def _require_finite(loss: Tensor, *, team: Team, step: int, draws: list[Draw], e
         )
 
 
-def _precision(device: torch.device, *, amp: bool) -> tuple[torch.dtype | None, torch.amp.GradScaler]:
-    """The type of mixed precision (None: none) and its gradient scaler, which only float16 needs."""
-    if device.type != "cuda" or not amp:
-        return None, torch.amp.GradScaler(device.type, enabled=False)
-    half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+def _precision(team: Team, *, amp: bool) -> tuple[torch.dtype | None, torch.amp.GradScaler]:
+    """The type of mixed precision (None: none) and its gradient scaler, which only float16 needs; one for all workers.
+
+    bfloat16 where every GPU has it: emulated, it is slower than none.
+    """
+    if team.device.type != "cuda" or not amp:
+        return None, torch.amp.GradScaler(team.device.type, enabled=False)
+    everywhere = all(team.gather(torch.cuda.is_bf16_supported(including_emulation=False)))
+    half = torch.bfloat16 if everywhere else torch.float16
     return half, torch.amp.GradScaler("cuda", enabled=half == torch.float16)
 
 

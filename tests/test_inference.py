@@ -1,5 +1,7 @@
 """Averaging over scales, mirror images and crops."""
 
+import weakref
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -188,6 +190,23 @@ def test_the_network_sees_normalised_values():
         seen, [image], [View(0, 0, (8, 8), 0, 0, (8, 8), False)], mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0)
     )
     torch.testing.assert_close(found[:, 0, 0], torch.tensor([1.0, 3.0, 0.5]))
+
+
+def test_what_did_not_fit_is_given_back_before_less_is_tried():
+    held, left = [], []
+
+    def small_memory(batch):
+        left.append([name() is not None for name in held])
+        maps = batch * 2
+        held.append(weakref.ref(maps))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("full")
+        return maps
+
+    image = photo(64, 64)
+    run(small_memory, [image], crop_views(0, (64, 64), scales=(1.0,), flip=False, window=32, stride=32))
+    # passes of 4, 2 and 1 views: none of those that failed is there when the next begins
+    assert not any(left[1]) and not any(left[2])
 
 
 def test_a_full_gpu_halves_the_batch():

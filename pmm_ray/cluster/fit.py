@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pmm_ray.cluster.session import cpus_each, lost_nodes, own_gpu, places, use_gpu
+from pmm_ray.cluster.session import check_gpu, cpus_each, lost_nodes, own_gpu, places, use_gpu
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import remove_tree
@@ -151,7 +151,7 @@ def _attempt(work: Callable[..., Any], settings: Mapping[str, Any], place: Room,
     with environment(_ENVIRONMENT):
         trainer = _trainer()(
             _on_worker,
-            train_loop_config={"work": work, "settings": dict(settings), "threads": place.cpus},
+            train_loop_config={"work": work, "settings": dict(settings), "threads": place.cpus, "gpu": place.gpu},
             torch_config=TorchConfig(backend="nccl" if place.gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=place.workers, use_gpu=place.gpu, resources_per_worker=resources),
             # Ray takes a run of the same name for one to go on with, and a finished one for done: never reuse a name.
@@ -198,6 +198,8 @@ def _on_worker(config: dict[str, Any]) -> Any:
 
     from pmm_ray.teams import DistributedTeam
 
+    if config["gpu"]:
+        check_gpu()
     # Ray sets OMP_NUM_THREADS=1, which would leave the other CPUs of this worker idle.
     torch.set_num_threads(config["threads"])
     team = DistributedTeam(get_device())

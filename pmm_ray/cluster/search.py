@@ -173,6 +173,9 @@ def _trainable() -> Any:
                 trial = self._trial = self._trial or self._make_trial(self._setting)
                 report = trial.step()
             except Exception as error:
+                # After such an error a GPU answers this process nothing more, in which Tune would try the next setting.
+                if type(error).__name__ == "AcceleratorError":
+                    raise
                 return {"steps": self._steps, "score": 0.0, "error": one_line(error), "done": True}
             done = report.steps >= self._steps
             return {**asdict(report), "done": done}

@@ -205,6 +205,21 @@ def own_gpu(setting: Literal["auto", "yes", "no"]) -> bool:
     return setting != "no" and torch.cuda.is_available()
 
 
+def check_gpu() -> None:
+    """See that torch can use the GPU that Ray has given: Ray counts those that there are.
+
+    Raises:
+        UserError: it cannot.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "Ray has given a GPU that torch cannot use (an old driver or card, or a torch for CPUs): mend that, or set "
+            "cluster.gpu=no"
+        )
+
+
 def use_gpu(setting: Literal["auto", "yes", "no"]) -> bool:
     """Whether networks run on GPUs. Needs a session.
 

@@ -202,7 +202,10 @@ def _mask_of(image: np.ndarray, path: Path) -> np.ndarray:
 
 @contextmanager
 def _seeded(*numbers: int) -> Iterator[None]:
-    """Torch's default generator starts from these numbers inside the block and is as before after it."""
+    """Torch's generator on the CPU starts from these numbers inside the block and is as before after it.
+
+    Those of GPUs are left alone: a network draws from them.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
         yield

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pmm_ray.cluster.session import cpus_each, own_gpu, places, resources, use_gpu
-from pmm_ray.cluster.worker import Row, failed
+from pmm_ray.cluster.session import check_gpu, cpus_each, own_gpu, places, resources, use_gpu
+from pmm_ray.cluster.worker import Row, failed, one_line
 from pmm_ray.config import ClusterConfig, PredictConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import image_size, read_image
+from pmm_ray.errors import UserError
 from pmm_ray.stages.row_work import Actors
 
 
@@ -54,6 +55,9 @@ def _size(path: str) -> tuple[int, int]:
         return 0, 0
 
 
+_OF_A_GPU = 0.9
+"""Of its memory, what networks may take; the rest is for what each process has on it besides."""
+_NO_ROOM = "needs more of the GPU than a worker's share: lower cluster.infer_workers, or choose smaller scales"
 _SECTIONS = {"classifier": "cam", "segmenter": "seg", "joint": "rrm"}
 """Where the settings of each kind of network stand."""
 
@@ -70,10 +74,19 @@ class NetworkWorker:
 
         if not actors.gpus and actors.cpus:
             torch.set_num_threads(int(actors.cpus))
+        if actors.gpus:
+            check_gpu()
+        if 0 < actors.gpus < 1:
+            # each keeps what it once had, and the last to come would find nothing left
+            torch.cuda.set_per_process_memory_fraction(_OF_A_GPU * actors.gpus)
+        self._actors = actors
         self.device = torch.device("cuda" if actors.gpus else "cpu")
         module, self.info = load_model(model)
-        # On CPUs too this order of memory makes convolutions faster by a quarter.
-        self.module: Any = module.to(self.device).to(memory_format=torch.channels_last)
+        try:
+            # On CPUs too this order of memory makes convolutions faster by a quarter.
+            self.module: Any = module.to(self.device).to(memory_format=torch.channels_last)
+        except torch.OutOfMemoryError as error:
+            raise UserError(_NO_ROOM) from error
 
     @property
     def rate(self) -> str:
@@ -93,8 +106,12 @@ class NetworkWorker:
 
         try:
             return self.work(rows, images)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(_NO_ROOM) from error
         except torch.AcceleratorError as error:
             # After such an error a GPU answers this process nothing more; another process tries the rows again.
+            if not self._actors.workers:
+                sys.exit(f"error: the GPU failed ({one_line(error)}); the same command goes on")
             print(f"the GPU failed, its worker ends: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 

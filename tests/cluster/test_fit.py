@@ -54,7 +54,8 @@ def count_faults(team):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how memory is kept is told to glibc alone")
 def test_a_training_soon_uses_only_memory_that_it_has_freed_before(ray_session, tmp_path):
     faults = on_a_team(count_faults, tmp_path)
-    assert faults[0] > 1000 and sum(faults[-10:]) < 1000
+    # how many a page is differs by machine; without, each of the ten would have as many as the first
+    assert faults[0] > 100 and sum(faults[-10:]) < faults[0]
 
 
 def die_then_complain(team, *, log):

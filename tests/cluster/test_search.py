@@ -20,6 +20,10 @@ pytestmark = [
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
+class AcceleratorError(RuntimeError):
+    """Known by its name, as torch's is."""
+
+
 class Counting:
     """Scores setting * step; 'odd' settings fail in the way they say at their second step."""
 
@@ -30,6 +34,8 @@ class Counting:
         self.steps += 1
         if self.steps == 2 and self.setting == "raises":
             raise ValueError("no luck\nat all")
+        if self.steps == 2 and self.setting == "breaks":
+            raise AcceleratorError("illegal access")
         if self.steps == 2 and self.setting == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         score = self.setting if isinstance(self.setting, float) else 0.0
@@ -76,6 +82,14 @@ def test_every_setting_reports_each_step_and_failures_do_not_end_the_others(ray_
     assert ending == "failed"
     assert error
     assert not (tmp_path / "ray").exists()
+
+
+def test_no_setting_is_tried_in_a_process_whose_gpu_failed(ray_session, tmp_path):
+    found = tried(["breaks", 0.1, 0.2], tmp_path, concurrent=1)
+    broken = found.heard_of["breaks"][0].figures["pid"]
+    assert found.endings["breaks"][0] == "failed"
+    assert all(found.endings[setting] == ("done", None) for setting in ("0.1", "0.2"))
+    assert broken not in [report.figures["pid"] for setting in ("0.1", "0.2") for report in found.heard_of[setting]]
 
 
 def test_asha_stops_the_worse_settings_early(ray_session, tmp_path):

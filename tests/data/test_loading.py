@@ -150,6 +150,14 @@ def test_an_id_just_beyond_the_last_class_is_told_of(tmp_path):
     assert set(example.target.unique().tolist()) <= {3, 255} and [name for name, _ in example.problems] == ["0"]
 
 
+def test_reading_images_leaves_the_generators_of_gpus_alone(tmp_path, monkeypatch):
+    seeded = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    labelled(tmp_path, photos_in(tmp_path))[Draw(0, 0, 0)]
+    assert not seeded and torch.equal(torch.get_rng_state(), before)
+
+
 def test_another_seed_is_another_order_and_other_crops(tmp_path):
     photos = photos_in(tmp_path)
     orders = [[draw.photo for draw in GlobalBatches(count=9, batch_size=9, seed=s).whole()[0]] for s in (0, 0, 1)]

@@ -1,6 +1,11 @@
 """How many actors run a network, and what each takes."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+import torch
+from PIL import Image
 
 from pmm_ray.cluster import session
 from pmm_ray.config import ClusterConfig
@@ -50,6 +55,34 @@ def test_a_network_knows_the_key_of_the_rate_that_it_learned_with(kind):
     worker = NetworkWorker.__new__(NetworkWorker)
     worker.info = {"kind": kind}
     assert worker.rate in [key for key, _ in all_keys()]
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"torch cannot use .*cluster\.gpu=no$"):
+        NetworkWorker(model=tmp_path / "model.pt", actors=Actors(1, 1, 1))
+
+
+def worker_that_raises(error: Exception, workers: int, photo: Path) -> Callable[[], list]:
+    worker = NetworkWorker.__new__(NetworkWorker)
+    worker._actors = Actors(workers, 1, 0.25)
+
+    def work(rows, images):
+        raise error
+
+    worker.work = work
+    Image.new("RGB", (4, 4)).save(photo)
+    return lambda: worker([{"name": "a", "image": str(photo)}])
+
+
+def test_an_image_too_large_for_the_gpu_is_told_with_the_mend(tmp_path):
+    with pytest.raises(ValueError, match=r"lower cluster\.infer_workers"):
+        worker_that_raises(torch.OutOfMemoryError("full"), 4, tmp_path / "a.png")()
+
+
+def test_a_gpu_that_fails_ends_the_program_where_no_other_process_can_try_again(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: the GPU failed \(AcceleratorError: .*the same command goes on$"):
+        worker_that_raises(torch.AcceleratorError("illegal access"), 0, tmp_path / "a.png")()
 
 
 def test_a_gpu_that_is_not_there_is_told_with_keys_that_exist(monkeypatch):
