@@ -120,7 +120,7 @@ def test_the_second_step_learns_from_the_first_ones_masks_by_its_settings_with_p
     assert "+ cycle 1" in output
     read = [json.loads(path.read_text()) for path in (folder / "store").glob("*/*/manifest.json")]
     made = {manifest["fingerprint"]: manifest for manifest in read}
-    networks = [one for one in read if one["stage"] == "train_seg" and one["settings"]["pus"] != {"variant": "none"}]
+    networks = [one for one in read if one["stage"] == "train_seg" and one["settings"]["pus"]["variant"] != "none"]
     masks = [made[network["inputs"]["masks"]] for network in networks]
     first, second = sorted(masks, key=lambda one: one["settings"]["label_filter"])
     assert first["settings"]["crf"]["preset"] == "ppg" and not first["settings"]["label_filter"]
