@@ -83,10 +83,10 @@ class MaskFolder:
 
     def done(self, photos: Sequence[Photo]) -> set[str]:
         """Names of the photos that have their mask."""
-        return self._done(self._contents(photos)) if self._record() else set()
-
-    def _done(self, contents: Mapping[str, str]) -> set[str]:
         made_of = self._record()
+        return self._done(self._contents(photos), made_of) if made_of else set()
+
+    def _done(self, contents: Mapping[str, str], made_of: Mapping[str, str]) -> set[str]:
         known = Journal(self.path, MASK_FACTS).read().select(["name", "status"]).to_pylist()
         ok = {row["name"] for row in known if row["status"] == OK} & self._present()
         return {name for name, content in contents.items() if name in ok and made_of.get(name) == content}
@@ -98,9 +98,10 @@ class MaskFolder:
             UserError: no photo got a mask.
         """
         config, contents = self._config, self._contents(photos)
-        done = self._done(contents)
-        anew = {name for name, content in self._record().items() if contents.get(name, content) != content}
-        self._begin(contents, {photo.name for photo in photos}, done)
+        made_of = self._record()
+        done = self._done(contents, made_of)
+        anew = {name for name, content in made_of.items() if contents.get(name, content) != content}
+        self._begin(contents, made_of, {photo.name for photo in photos}, done)
         # With nothing to do there is no need of Ray.
         idle = {"infer_workers": 0, "gpu": "no"} if len(done) == len(photos) else {}
         cluster = config.cluster.model_copy(update=idle)
@@ -149,13 +150,13 @@ class MaskFolder:
             raise UserError(f"{self.path}: made with {'; '.join(changed)}: give another OUT, or delete this one")
         return made_of
 
-    def _begin(self, contents: Mapping[str, str], asked: set[str], done: set[str]) -> None:
+    def _begin(self, contents: Mapping[str, str], made_of: Mapping[str, str], asked: set[str], done: set[str]) -> None:
         """Forget what is to be done, also what an earlier photo of that name left; then say of what all is made.
 
         Masks of photos that are not asked for this time stay, and what is known of them.
         """
         present, todo = self._present(), asked - done
-        others = {name: content for name, content in self._record().items() if name in present - asked}
+        others = {name: content for name, content in made_of.items() if name in present - asked}
         Journal(self.path, MASK_FACTS).keep(present - todo)
         for name in present & todo:
             mask_file(self.path, MASKS, name).unlink(missing_ok=True)

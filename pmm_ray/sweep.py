@@ -71,7 +71,7 @@ def _sweep(config: Config, how: SweepConfig, tree: settings.Tree) -> Sweep:
     if how.metric == "contrast":
         print(f"settings of {data.name} are ranked by contrast, which needs no ground truth")
     if how.searcher == "grid":
-        list(space.grid())  # says so if it is none
+        next(space.grid(), None)  # says so if it is none
     return Sweep(config, how, space, data, open_store(config))
 
 

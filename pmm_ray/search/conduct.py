@@ -119,7 +119,7 @@ class Sweep:
         """Where its record and results lie."""
         return self.store.root / "sweeps" / f"{self.config.name}-{digest(self.identity)[:12]}"
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Settings to be tried: as many as asked for, or all of a grid, with the base config's own."""
         if self.how.searcher != "grid":

@@ -37,11 +37,12 @@ _DRAWS = 200
 
 def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
     """Tables on the screen, in the sweep's folder and in MLflow; pictures likewise; `best.yaml`."""
-    tables = {"settings": _settings_table(sweep, record), "best": _best_table(sweep, record)}
+    note = protocol(sweep, record)
+    tables = {"settings": _settings_table(sweep, record.all, note), "best": _best_table(sweep, record, note)}
     if choices := _choices(sweep, record):
         tables["choice"] = _choice_table(choices)
     for name, table in tables.items():
-        whole = table if name != "settings" else _settings_table(sweep, record, most=None)
+        whole = table if name != "settings" else _settings_table(sweep, record.all, note, most=None)
         path = sweep.folder / f"{name}.md"
         write_atomic(path, whole.markdown())
         write_atomic(path.with_suffix(".csv"), whole.csv())
@@ -57,7 +58,7 @@ def tell_results(sweep: Sweep, record: Record, handle: RunHandle) -> None:
         why = f"; setting {failed.number}: {failed.error}" if failed else ""
         raise UserError(f"no setting of {len(record.all)} was tried on all of the work, so there is no best one{why}")
     handle.metrics({"best score": best.score or 0.0} | {f"best/{name}": value for name, value in best.figures.items()})
-    path = _write_best(sweep, best, record)
+    path = _write_best(sweep, best, note, tried=len(record.all))
     handle.artifact(path)
     print(f"best setting: {path}\n  python -m pmm_ray.run {path}")
 
@@ -101,9 +102,8 @@ def _shown(tried: Sequence[Tried]) -> list[Shown]:
     return [Shown(one.values, one.score, one.share, one.default) for one in tried]
 
 
-def _settings_table(sweep: Sweep, record: Record, most: int | None = _LISTED) -> Table:
+def _settings_table(sweep: Sweep, tried: Sequence[Tried], note: str, most: int | None = _LISTED) -> Table:
     """The settings by their scores, complete ones first, the default last if it is not among them."""
-    tried = record.all
     ordered = sorted(tried, key=lambda one: (one.ending == "done", one.score or -1.0), reverse=True)
     listed = ordered[:most]
     listed += [one for one in ordered[len(listed) :] if one.default]
@@ -123,7 +123,7 @@ def _settings_table(sweep: Sweep, record: Record, most: int | None = _LISTED) ->
         for one in listed
     ]
     title = f"{len(tried)} settings" + (f", the best {len(rows)}" if len(rows) < len(tried) else "")
-    return Table(title, tuple(columns), tuple(rows), protocol(sweep, record))
+    return Table(title, tuple(columns), tuple(rows), note)
 
 
 def _telling(tried: Sequence[Tried], *, score: str) -> list[str]:
@@ -141,7 +141,7 @@ def _telling(tried: Sequence[Tried], *, score: str) -> list[str]:
     return sorted(found)
 
 
-def _best_table(sweep: Sweep, record: Record) -> Table:
+def _best_table(sweep: Sweep, record: Record, note: str) -> Table:
     start, best = record.find(sweep.space.own), record.best()
     names = sorted({*(start.figures if start else ()), *(best.figures if best else ())} - {"images", "epoch"})
     more = {
@@ -155,7 +155,7 @@ def _best_table(sweep: Sweep, record: Record) -> Table:
         default=sweep.space.own,
         label=_label(sweep),
         more={name: (pair[0], pair[1]) for name, pair in more.items()},
-        note=protocol(sweep, record),
+        note=note,
     )
 
 
@@ -236,14 +236,14 @@ def _pairs(keys: Sequence[str], matters: dict[str, float]) -> list[tuple[str, st
     return pairs or list(itertools.islice(itertools.combinations(keys, 2), 1))
 
 
-def _write_best(sweep: Sweep, best: Tried, record: Record) -> Path:
+def _write_best(sweep: Sweep, best: Tried, note: str, *, tried: int) -> Path:
     """The base config with the best values, as a file that `pmm_ray.run` takes."""
     path = sweep.folder / "best.yaml"
     config = settings.changed(sweep.config, best.values | {"name": f"{sweep.config.name}-best"})
     changes = "\n".join(f"#   {key}: {written(value)}" for key, value in best.values.items())
     head = (
-        f"# The best of {len(record.all)} settings, {100 * (best.score or 0):.2f} %:\n{changes}\n"
-        f"# {protocol(sweep, record)}\n#\n#   python -m pmm_ray.run {path}\n"
+        f"# The best of {tried} settings, {100 * (best.score or 0):.2f} %:\n{changes}\n"
+        f"# {note}\n#\n#   python -m pmm_ray.run {path}\n"
     )
     write_atomic(path, head + settings.to_yaml(config))
     return path
