@@ -99,7 +99,7 @@ class Sweep:
 
     def _content(self, key: str, value: Value) -> Value:
         """The value, or what lies there if it is a place of files: moved they are the same."""
-        if key not in _PLACES or value in (None, "pretrained", "none"):
+        if not _is_place(key, value):
             return value
         if key == "cam.npy":
             return Folder.of(str(value), cache=self.store.digests).fingerprint
@@ -280,10 +280,14 @@ def _segmentation_trials(sweep: Sweep, run: Runner) -> _Trials:
 
 def _located(config: Config) -> Config:
     """The same with absolute places of weights and CAMs: trials run in folders of their own."""
-    places = {"cam.net.weights": config.cam.net.weights, "seg.net.weights": config.seg.net.weights}
-    places = {key: where for key, where in places.items() if where not in ("pretrained", "none")}
-    places |= {} if config.cam.npy is None else {"cam.npy": config.cam.npy}
-    return changed(config, {key: str(place(where).resolve()) for key, where in places.items()})
+    places = {key: attrgetter(key)(config) for key in _PLACES}
+    named = {key: where for key, where in places.items() if _is_place(key, where)}
+    return changed(config, {key: str(place(where).resolve()) for key, where in named.items()})
+
+
+def _is_place(key: str, value: Value) -> bool:
+    """Whether the value says where files lie; 'pretrained' and 'none' say of weights that none are needed."""
+    return key in _PLACES and value is not None and (key == "cam.npy" or value not in ("pretrained", "none"))
 
 
 @dataclass(frozen=True)
