@@ -36,6 +36,10 @@ _PACKAGES = (
     "ray",
     "numpy",
     "numba",
+    "scipy",
+    "pillow",
+    "pymatting",
+    "pycocotools",
     "pydensecrf2",
 )
 
@@ -123,7 +127,7 @@ class Folder:
         hashes = ContentHashes.below(root, cache=cache).of(map(str, files))
         for file, found in hashes.items():
             if isinstance(found, OSError):
-                raise UserError(f"{file}: {found.strerror or found}; mend the file or take it out of the folder")
+                raise UserError(f"{file}: {found.strerror or found}; repair the file or take it out of the folder")
         return cls(root, digest([(str(file.relative_to(root)), hashes[str(file)]) for file in files]))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pmm_ray.errors import UserError
+from pmm_ray.errors import UserError, no_room
 
 if TYPE_CHECKING:
     from pmm_ray.artefacts import Store
@@ -33,7 +33,7 @@ def run_command(
     `first` names words that must come before those, with their meaning, and `work` gets them first too.
 
     Returns:
-        The exit code: 0 done, 1 an error the user can mend, 130 interrupted.
+        The exit code: 0 done, 1 an error that the user can correct, 130 interrupted.
     """
     parser = argparse.ArgumentParser(program, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.epilog = f"keys, with their defaults:\n\n{keys()}"
@@ -51,6 +51,12 @@ def run_command(
         work(*(getattr(options, name) for name in first), files, overrides, options.dry_run)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        why = no_room(error, "the store")
+        if why is None:
+            raise
+        print(f"error: {why}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)

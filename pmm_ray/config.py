@@ -88,7 +88,7 @@ class DataConfig(Section):
     classes: tuple[str, ...] | None = Field(
         None, description="names of classes 1..C; null: VOC's 20, COCO's 80, or those in the labels file (folder)"
     )
-    limit: int | None = Field(None, ge=1, description="use only the first so many images of each list")
+    limit: int | None = Field(None, ge=1, description="use only the first N images of each list")
     shapes: ShapesConfig = ShapesConfig()
 
 
@@ -111,6 +111,11 @@ class NetConfig(Section):
         "frozen",
         description="batch norm of the backbone: 'train' uses statistics of the global batch, 'frozen' the stored ones",
     )
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file of the weights, if they are in one."""
+        return None if self.weights in ("pretrained", "none") else self.weights
 
 
 class TrainConfig(Section):
@@ -329,7 +334,7 @@ class MattingConfig(Section):
     kind: Literal["closed_form", "knn", "random_walk"] = Field(
         "closed_form", description="what says which pixels look alike: pymatting's closed form, kNN, or random walk"
     )
-    epsilon: float = Field(1e-4, ge=1e-6, description="closed form: how freely colours may leave their line")
+    epsilon: float = Field(1e-4, ge=1e-6, description="closed form: regularisation of the colour-line model")
     size: int = Field(
         320,
         ge=16,
@@ -529,9 +534,12 @@ class EvalConfig(Section):
     crf: bool = Field(
         True, description="score the network's predictions after a dense CRF too (preset 'segmentation'; RRM: rrm.crf)"
     )
-    min_images: int = Field(8, ge=1, description="also report the mean over classes with so many images in the set")
+    min_images: int = Field(
+        8, ge=1, description="also report the mean over classes that at least this many images of the set have"
+    )
     boundary: Probability = Field(
-        0.0, description="also score masks in a band so wide along outlines, as a share of the diagonal (0.02); 0: not"
+        0.0,
+        description="also score masks in a band of this width along outlines, as a share of the diagonal (0.02); 0: off",
     )
 
 
@@ -570,10 +578,10 @@ class SweepConfig(Section):
     )
     metric: Literal["auto", "masks", "contrast", "val"] = Field(
         "auto",
-        description="what the best has most of: 'masks' mIoU on training photos with ground truth; 'contrast', which needs none; 'val' mIoU; 'auto': val of a training, else masks if there is ground truth, else contrast",
+        description="what is maximised: 'masks' mIoU on training photos with ground truth; 'contrast', which needs none; 'val' mIoU; 'auto': val of a training, else masks if there is ground truth, else contrast",
     )
     searcher: Literal["grid", "random", "quasi_random", "optuna"] = Field(
-        "optuna", description="how settings are chosen: every combination, by chance, evenly spread, or by Optuna's TPE"
+        "optuna", description="how settings are chosen: every combination, at random, evenly spread, or by Optuna's TPE"
     )
     settings: int = Field(64, ge=1, description="settings to try, the base config's own first (grid: all there are)")
     seed: int = Field(0, ge=0, description="seed of the searcher, and of the order of the photos")
@@ -581,7 +589,7 @@ class SweepConfig(Section):
         "none", description="asha: stop settings early that do worse than others"
     )
     grace: Probability = Field(0.125, description="asha: no setting is stopped before this share of its work")
-    reduction: int = Field(3, ge=2, description="asha: one setting in so many goes on at each halt")
+    reduction: int = Field(3, ge=2, description="asha: one setting in this many goes on at each halt")
     reports: int = Field(
         16,
         ge=1,
@@ -617,7 +625,7 @@ class ClusterConfig(Section):
         None, ge=0, description="most actors that run networks; null: one per GPU or CPU; 0: the program's own process"
     )
     batch_size: int = Field(4, ge=1, description="images a CPU actor is handed at once")
-    attempts: int = Field(3, ge=1, description="an image that ends its worker so often is set aside and listed")
+    attempts: int = Field(3, ge=1, description="an image that ends its worker this many times is set aside and listed")
     max_failures: int = Field(2, ge=0, description="restarts of a training whose worker failed")
     verbose: bool = Field(False, description="show Ray's own messages")
 

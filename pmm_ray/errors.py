@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """What went wrong in one line: the file or key, and the mend. The command line prints it without a traceback."""
+    """What went wrong in one line: the file or key, and what to do. The command line prints it without a traceback."""
 
 
 class SettingError(UserError):
@@ -15,6 +17,16 @@ class SettingError(UserError):
 
     A network or a training does not know whose it is; whoever does puts the section's name before it, see `within`.
     """
+
+
+def no_room(error: object, where: object = "the disk") -> str | None:
+    """One line for a full or read-only disk, at the error's file or else `where`.
+
+    None for any other error: that may be of one file alone, and the next one may do.
+    """
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None
+    return f"{error.filename or where}: {os.strerror(error.errno)}; make room and run the same command again"
 
 
 def first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pmm_ray.errors import UserError
 from pmm_ray.places import Remote
 
 
@@ -31,6 +32,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(what: object) -> Iterator[None]:
+    """An OSError of the block as the user's: `what`, a path or a setting with its value, cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what}: cannot be written to ({error.strerror or error}); make room, correct its permissions, "
+            "or give another place"
+        ) from None
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pmm_ray.artefacts import Artefact, Fingerprinted, Store, digest_file
 from pmm_ray.config import Config, NetConfig, PredictConfig, Section
-from pmm_ray.errors import SettingError, UserError, within
+from pmm_ray.errors import SettingError, within
+from pmm_ray.files import writing
 from pmm_ray.places import Remote, place
 from pmm_ray.stages.stage import Context, snapshot
 from pmm_ray.tracking import DESCRIPTION, RunHandle
@@ -203,11 +204,9 @@ def only_one(folder: Path, title: str) -> Iterator[None]:
     if isinstance(folder, Remote):
         yield
         return
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = Path(folder / ".lock").open("w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); give a folder that can") from None
     with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,9 +220,9 @@ def _identity(value: Any) -> Any:
     if isinstance(value, NetConfig):
         # A weights file counts by its content: moved, it is the same network; changed, it is another.
         found = value.identity()
-        if value.weights not in ("pretrained", "none"):
+        if value.weights_file:
             try:
-                found["weights"] = digest_file(place(value.weights))
+                found["weights"] = digest_file(place(value.weights_file))
             except OSError as error:
                 why = f"{error.strerror or error}; give a file, 'pretrained' or 'none'"
                 raise SettingError(f"net.weights={value.weights}: {why}") from None

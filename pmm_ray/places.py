@@ -212,7 +212,7 @@ def _filesystem(protocol: str, process: int) -> Any:
     try:
         return fsspec.filesystem(protocol, use_listings_cache=False)
     except ImportError as error:
-        mend = "pip install s3fs" if protocol in ("s3", "s3a") else "install it"
-        raise UserError(f"{protocol}://: {' '.join(str(error).split())}; {mend}") from None
+        advice = "pip install s3fs" if protocol in ("s3", "s3a") else "install it"
+        raise UserError(f"{protocol}://: {' '.join(str(error).split())}; {advice}") from None
     except ValueError as error:
         raise UserError(f"{protocol}://: {' '.join(str(error).split())}; use s3:// or a local path") from None

@@ -22,7 +22,7 @@ _WORDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 an error the user can mend, 130 interrupted."""
+    """Run the command line. Returns the exit code: 0 done, 1 an error that the user can correct, 130 interrupted."""
     return run_command(arguments, _work, program="pmm_ray.predict", usage=_USAGE, keys=_describe, first=_WORDS)
 
 

@@ -25,7 +25,7 @@ Run the same line again after an interruption and it goes on where it stopped.""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 an error the user can mend, 130 interrupted."""
+    """Run the command line. Returns the exit code: 0 done, 1 an error that the user can correct, 130 interrupted."""
     return run_command(arguments, _work, program="pmm_ray.run", usage=_USAGE, keys=settings.describe)
 
 
@@ -101,7 +101,7 @@ def _report(config: Config, data: Dataset, scores: Sequence[Score], handle: RunH
         return
     note = protocol(config, data)
     if config.recipe.endswith("ablation"):
-        tables = {"ablation": ablation_table(scores, note=note), "seeds": seeds_table(scores)}
+        tables = {"ablation": ablation_table(scores, note=note), "seeds": seeds_table(scores, note=note)}
     else:
         tables = {"cycles": cycle_table(scores, note=note)}
     for name, table in tables.items():

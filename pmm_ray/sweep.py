@@ -23,7 +23,7 @@ Run the same line again after an interruption, or with a larger sweep.settings, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 an error the user can mend, 130 interrupted."""
+    """Run the command line. Returns the exit code: 0 done, 1 an error that the user can correct, 130 interrupted."""
     return run_command(arguments, _work, program="pmm_ray.sweep", usage=_USAGE, keys=_describe)
 
 

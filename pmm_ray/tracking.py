@@ -250,7 +250,7 @@ def open_tracker(*, enabled: bool, uri: str | None, experiment: str, store: Path
                 return Tracker(address, client.create_experiment(experiment, artifact_location=location))
     except Exception as error:
         raise UserError(
-            f"tracking.uri: MLflow cannot use {_shown(address)} ({first_line(error)}); start the server or mend "
+            f"tracking.uri: MLflow cannot use {_shown(address)} ({first_line(error)}); start the server or correct "
             "the address, leave it out for a local database, or set tracking.enabled=false"
         ) from error
     if found.lifecycle_stage != "active":
@@ -262,8 +262,8 @@ def _absolute(uri: str, store: Path) -> tuple[str, Path | None]:
     """The URI with an absolute path, and the path of its sqlite database if it is one."""
     scheme = urlsplit(uri).scheme
     if scheme in ("", "file"):
-        mend = f"sqlite:///{store / 'mlflow.db'}"
-        raise UserError(f"tracking.uri: MLflow 3 does not record in a folder ({uri}); use {mend} or a server's address")
+        new = f"sqlite:///{store / 'mlflow.db'}"
+        raise UserError(f"tracking.uri: MLflow 3 does not record in a folder ({uri}); use {new} or a server's address")
     if not scheme.startswith("sqlite"):
         return uri, None
     head, _, rest = uri.partition(":///")

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pmm_ray import checkpoints
 from pmm_ray.checkpoints import Record
-from pmm_ray.data.loading import Draw, Examples, GlobalBatches, Targets, loader
+from pmm_ray.data.loading import Draw, Examples, GlobalBatches, Targets, loader, torch_seed
 from pmm_ray.errors import SettingError
 from pmm_ray.nets.batch_norm import learns_batch_norm
 from pmm_ray.teams import Team
@@ -106,7 +105,8 @@ def train(
         batches.epoch, means = epoch, _Means()
         # first, for it draws a number itself, with processes of its own in a run's first epoch alone
         loaded = iter(loading)
-        _seed(plan.seed, epoch, team.rank)
+        # of what the network itself draws (dropout): an epoch done again is the one it would have been
+        torch.manual_seed(torch_seed(plan.seed, epoch, team.rank))
         model.train()
         for step, (draws, batch) in enumerate(zip(batches.whole(), loaded, strict=True), epoch * len(batches)):
             set_rates(optimizer, rate(step, steps=steps, power=plan.poly_power, warmup=plan.warmup))
@@ -218,8 +218,3 @@ def _precision(team: Team, *, amp: bool) -> tuple[torch.dtype | None, torch.amp.
     everywhere = all(team.gather(torch.cuda.is_bf16_supported(including_emulation=False)))
     half = torch.bfloat16 if everywhere else torch.float16
     return half, torch.amp.GradScaler("cuda", enabled=half == torch.float16)
-
-
-def _seed(*numbers: int) -> None:
-    """Seed what the network itself draws (dropout), so that an epoch done again is the epoch it would have been."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))

@@ -1,6 +1,11 @@
 """What the programs tell the user."""
 
-from pmm_ray.command import tell_failures, tell_problems
+import errno
+import signal
+
+import pytest
+
+from pmm_ray.command import run_command, tell_failures, tell_problems
 from pmm_ray.data.problems import Problems
 from pmm_ray.pipeline import Failure
 
@@ -17,3 +22,25 @@ def test_all_that_was_left_out_is_counted_though_not_all_is_listed(capsys):
     tell_failures([Failure("masks", str(number), "truncated") for number in range(2500)])
     told = capsys.readouterr().out.splitlines()
     assert told[1] == "2500 images were left out:" and told[-1] == "  ... and 2450 more, in the stages' manifest.json"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "Error writing bytes"), OSError(errno.EROFS, "no", "/data/x")])
+def test_a_full_disk_is_one_line_wherever_it_shows(error, capsys, monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def work(*_):
+        raise error
+
+    assert run_command([], work, program="p", usage="p", keys=str) == 1
+    where, why = (error.filename or "the store"), {errno.ENOSPC: "No space left on device", errno.EROFS: "Read-only"}
+    assert capsys.readouterr().err.startswith(f"error: {where}: {why[error.errno]}")
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def work(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        run_command([], work, program="p", usage="p", keys=str)

@@ -1,6 +1,5 @@
 """Files and overrides become one config, or one clear line."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,12 +185,16 @@ def test_the_file_of_gpus_asks_for_them_and_for_mixed_precision():
     assert cluster == ClusterConfig(gpu="yes", amp=True)
 
 
-def test_the_words_for_timms_own_weights_in_the_header_of_mobilenet_are_settings():
-    path = ROOT / "conf/recipe/mobilenet.yaml"
-    words = [key + value for key, value in re.findall(r"(\w+\.net=)'(.+?)'", path.read_text())]
-    config = settings.load([str(path)], words)
-    for net in (config.cam.net, config.seg.net, config.rrm.net):
-        assert (net.backbone, net.weights, net.mean, net.std) == ("mobilenetv2_100", "pretrained", None, None)
+def test_the_networks_of_a_cpu_take_timms_weights_and_those_of_minivoc_its_file():
+    own, file = (str(ROOT / "conf" / name) for name in ("recipe/mobilenet.yaml", "data/minivoc_weights.yaml"))
+    for files, expected in (
+        ([own], ("pretrained", None)),
+        ([own, file], ("../shared/weights/mobilenetv2_100.pth", (0.5, 0.5, 0.5))),
+    ):
+        config = settings.load(files, [])
+        for net in (config.cam.net, config.seg.net, config.rrm.net):
+            assert net.backbone == "mobilenetv2_100"
+            assert (net.weights, net.mean) == expected and net.std == net.mean
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "auto"])

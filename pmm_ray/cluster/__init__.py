@@ -1,1 +1,1 @@
-"""All that knows Ray: sessions, rows over actors (Ray Data), training (Ray Train)."""
+"""All that knows Ray: sessions, rows over actors (Ray Data), training (Ray Train), searching (Ray Tune)."""

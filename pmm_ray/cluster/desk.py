@@ -18,9 +18,6 @@ from typing import Any
 
 from pmm_ray.cluster.worker import one_line
 
-_TRIES = 3
-"""How often an item may end its worker before the jobs are told that it failed."""
-
 Work = Callable[[Any, list[Any]], list[Any]]
 """work(item, jobs) -> one result for each job."""
 
@@ -41,6 +38,7 @@ class Desk:
         workers: int,
         cpus: float,
         together: int,
+        attempts: int,
         patience: float = 1.0,
     ) -> Desk:
         """Start the workers. Needs a Ray session.
@@ -50,13 +48,14 @@ class Desk:
             items: in the order in which every job gets them.
             workers: processes.
             cpus: that each takes, less than 1 so that trials find room.
-            together: jobs that are expected at the same time; idle workers begin as soon as so many have joined,
-            patience: or if for so many seconds none has.
+            together: how many jobs to expect at once; idle workers begin when that many have joined.
+            attempts: how often an item may end its worker before its jobs are told that it failed.
+            patience: seconds after which idle workers begin all the same, if no further job has joined.
         """
         import ray
 
         actor = ray.remote(_Actor).options(num_cpus=0, max_concurrency=1000)
-        return cls(actor.remote(make_work, list(items), workers, cpus, together, patience), len(items))
+        return cls(actor.remote(make_work, list(items), workers, cpus, together, attempts, patience), len(items))
 
     def join(self, job: Any) -> int:
         """Leave a job; the ticket by which to ask for its results."""
@@ -111,9 +110,10 @@ class _Actor:
         workers: int,
         cpus: float,
         together: int,
+        attempts: int,
         patience: float,
     ) -> None:
-        self._items, self._together, self._patience = items, together, patience
+        self._items, self._together, self._attempts, self._patience = items, together, attempts, patience
         self._make_work, self._workers, self._cpus = make_work, workers, cpus
         self._jobs: dict[int, _Job] = {}
         self._tickets = 0
@@ -189,7 +189,7 @@ class _Actor:
         from ray.exceptions import RayActorError
 
         why = ""
-        for _ in range(_TRIES):
+        for _ in range(self._attempts):
             try:
                 return [(result, None) for result in await worker.work.remote(self._items[item], jobs)]
             except RayActorError as error:
@@ -198,7 +198,7 @@ class _Actor:
             except Exception as error:
                 why = one_line(getattr(error, "cause", None) or error)
                 break
-        return [(None, f"item {item}: {why}")] * len(jobs)
+        return [(None, f"part {item + 1} of {len(self._items)}: {why}")] * len(jobs)
 
 
 class _Worker:

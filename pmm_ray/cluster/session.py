@@ -215,8 +215,8 @@ def check_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise UserError(
-            "Ray has given a GPU that torch cannot use (an old driver or card, or a torch for CPUs): mend that, or set "
-            "cluster.gpu=no"
+            "Ray has given a GPU that torch cannot use (an old driver or card, or a torch for CPUs): correct that, or "
+            "set cluster.gpu=no"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pmm_ray.cluster.journal import FAILED, JOURNAL_FOLDER, OK, Attempts, row_schema
-from pmm_ray.errors import UserError
+from pmm_ray.errors import UserError, no_room
 from pmm_ray.files import write_atomic
 from pmm_ray.places import StorageError
 
 Row = dict[str, Any]
-_HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Worker(Protocol):
@@ -49,7 +47,7 @@ def failed(row: Row, error: BaseException | str) -> Row:
 
 
 def _raise_if_hopeless(error: BaseException | str) -> None:
-    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _HOPELESS):
+    if isinstance(error, BaseException) and (isinstance(error, StorageError) or no_room(error)):
         raise error
 
 
@@ -141,9 +139,7 @@ class RowActor:
 
 def verdict(error: Exception, folder: Path) -> str:
     """What ended the work in `folder`, in one line."""
-    if isinstance(error, OSError) and error.errno in _HOPELESS:
-        return f"{error.strerror} ({error.filename or folder}); make room and run the same command again"
-    return one_line(error)
+    return no_room(error, folder) or one_line(error)
 
 
 def _write_verdict(folder: Path, error: Exception) -> None:

@@ -116,8 +116,8 @@ def _split(
 def _content(source: Path, title: str, hashes: ContentHashes) -> str:
     content = hashes.of([str(source)])[str(source)]
     if isinstance(content, OSError):
-        mend = f"set data.{title}_list to an annotation JSON"
-        raise UserError(f"{shown(source)}: cannot be read ({content.strerror}): {mend}")
+        advice = f"set data.{title}_list to an annotation JSON"
+        raise UserError(f"{shown(source)}: cannot be read ({content.strerror}): {advice}")
     return content
 
 
@@ -207,7 +207,7 @@ def draw_mask(objects: Sequence[tuple[int, Any]], *, height: int, width: int) ->
         UserError: a segmentation that does not fit the image.
     """
     if not 0 < height * width <= MAX_PIXELS:
-        raise UserError(f"an annotated image of {width} x {height} pixels: mend the annotation JSON")
+        raise UserError(f"an annotated image of {width} x {height} pixels: correct the annotation JSON")
     regions = [(number, _region(segmentation, height, width)) for number, segmentation in objects]
     mask = np.zeros((height, width), np.uint8)
     for number, region in sorted(regions, key=lambda item: (item[0] != IGNORE, -int(item[1].sum()))):
@@ -226,6 +226,6 @@ def _region(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     counts, size = segmentation["counts"], list(segmentation["size"])
     if size != [height, width] or (isinstance(counts, list) and sum(counts) != height * width):
         sizes = f"of size {size} in an image of {[height, width]}"
-        raise UserError(f"a run-length annotation {sizes}: mend the annotation JSON")
+        raise UserError(f"a run-length annotation {sizes}: correct the annotation JSON")
     runs = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
     return coco_mask.decode(runs).astype(bool)

@@ -27,8 +27,8 @@ def download_voc(root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         VOCSegmentation(str(root), year="2012", image_set="trainval", download=True)
     except (OSError, RuntimeError) as error:
-        mend = f"try again, or unpack VOCtrainval_11-May-2012.tar in {root} yourself"
-        raise UserError(f"VOC 2012 could not be fetched ({error}): {mend}") from None
+        advice = f"try again, or unpack VOCtrainval_11-May-2012.tar in {root} yourself"
+        raise UserError(f"VOC 2012 could not be fetched ({error}): {advice}") from None
     return folder
 
 

@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pmm_ray.errors import UserError
-from pmm_ray.files import write_atomic
+from pmm_ray.files import write_atomic, writing
 from pmm_ray.places import Remote, is_url
 
 _Objects = Mapping[str, Mapping[str, Any] | None]
@@ -58,11 +57,8 @@ class ContentHashes:
             # Another run may have written meanwhile. What it knew and this one does not is kept; a lost race between
             # reading and writing costs hashing again, nothing else.
             self._known = _remembered(self._memory) | self._known | new
-            try:
+            with writing(self._memory):
                 write_atomic(self._memory, json.dumps(self._known))
-            except OSError as error:
-                why = f"cannot be written ({error.strerror}): make room, or mend its folder's permissions"
-                raise UserError(f"{self._memory}: {why}") from None
         return {path: value for path, (value, _) in results.items()}
 
     def _one(self, path: str) -> tuple[str | OSError, list[Any] | None]:

@@ -41,7 +41,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 
 
 class ImageError(UserError, ValueError):
-    """An image or mask that cannot be used: one line with the file and the mend."""
+    """An image or mask that cannot be used: one line with the file and what to do."""
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:

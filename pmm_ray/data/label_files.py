@@ -45,7 +45,7 @@ def read_rows(path: Path) -> Rows:
     except UnicodeDecodeError:
         raise UserError(f"{shown(path)}: is not UTF-8 text: save it as UTF-8") from None
     except (OSError, ValueError, RecursionError, pa.ArrowException, csv.Error) as error:
-        raise UserError(f"{shown(path)}: cannot be read ({shown(error)}): mend or replace it") from None
+        raise UserError(f"{shown(path)}: cannot be read ({shown(error)}): repair or replace it") from None
 
 
 class _Object(list[tuple[str, Any]]):

@@ -73,7 +73,7 @@ def check_classes(names: Sequence[str], source: object) -> tuple[str, ...]:
         raise UserError(f"{shown(source)}: {len(listed)} classes; there must be 1 to {MAX_CLASSES}")
     twice = sorted({name for name in listed if listed.count(name) > 1 or not name.strip()})
     if twice:
-        raise UserError(f"{shown(source)}: class names must be different and not empty, mend {some(twice)}")
+        raise UserError(f"{shown(source)}: class names must be different and not empty, correct {some(twice)}")
     return listed
 
 
@@ -87,8 +87,8 @@ def class_id(token: str | int, names: Sequence[str], where: str) -> int:
         return list(names).index(token) + 1
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(token.casefold(), folded, n=1)
-    mend = f"did you mean {shown(folded[near[0]])}?" if near else f"the classes are {some(names, 8)}"
-    raise UserError(f"{where} class {shown(token)}, which does not exist: {mend}")
+    advice = f"did you mean {shown(folded[near[0]])}?" if near else f"the classes are {some(names, 8)}"
+    raise UserError(f"{where} class {shown(token)}, which does not exist: {advice}")
 
 
 def _multi_hot(cells: Sequence[Any], classes: Sequence[str] | None, path: Path) -> bool:
@@ -103,7 +103,9 @@ def _multi_hot(cells: Sequence[Any], classes: Sequence[str] | None, path: Path) 
         return zeros
     wanted = len(check_classes(classes, path))
     if zeros and length != wanted:
-        raise UserError(f"{shown(path)}: vectors of {length} values, {wanted} classes: mend the file or data.classes")
+        raise UserError(
+            f"{shown(path)}: vectors of {length} values, {wanted} classes: correct the file or data.classes"
+        )
     return length == wanted
 
 
@@ -142,8 +144,8 @@ def _refuse_commas(
     for (name, _), cell in zip(rows, tokens, strict=True):
         for token in cell:
             if isinstance(token, str) and "," in token and token not in (classes or ()):
-                mend = "separate labels by ';', or list it in data.classes if it is one class"
-                raise UserError(f"{shown(path)}: {shown(name)} has class {shown(token)}, with a comma: {mend}")
+                advice = "separate labels by ';', or list it in data.classes if it is one class"
+                raise UserError(f"{shown(path)}: {shown(name)} has class {shown(token)}, with a comma: {advice}")
 
 
 def _as_list(cell: Any) -> list[Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
 from pmm_ray.errors import UserError
-from pmm_ray.files import make_folder
+from pmm_ray.files import make_folder, writing
 from pmm_ray.places import Remote, below, place
 
 
@@ -44,9 +43,9 @@ def load_dataset(
     root, cache = place(root).resolve(), place(cache).absolute()
     store = cache.parent
     if store in (below(root, images).resolve(), below(root, val_images or images).resolve()):
-        mend = f"give it one of its own, such as store={store / 'runs'}"
-        raise UserError(f"store={store}: is the folder of the images, where photos and results would mix: {mend}")
-    with _writing("store", store):
+        advice = f"give it one of its own, such as store={store / 'runs'}"
+        raise UserError(f"store={store}: is the folder of the images, where photos and results would mix: {advice}")
+    with writing(f"store={store}"):
         make_folder(cache)
         if not isinstance(cache, Remote):
             tempfile.TemporaryFile(dir=cache).close()
@@ -76,18 +75,9 @@ def load_dataset(
     if kind == "shapes":
         from pmm_ray.data.shapes import draw
 
-        with _writing("data.root", root):
+        with writing(f"data.root={root}"):
             draw(root, **dict(shapes))
         common["labels"] = labels or "image_labels.json"
         common["classes"] = classes or json.loads((root / "classes.json").read_text())["names"]
         return read_voc(root, **common)
     raise UserError(f"data.kind: {kind!r} is none of shapes, voc, coco, folder")
-
-
-@contextmanager
-def _writing(key: str, folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = f"cannot be used ({error.strerror}): give a folder that can be written to"
-        raise UserError(f"{key}={folder}: {why}") from None

@@ -1,7 +1,7 @@
 """Photos as batches, composed the same way whatever the number of workers.
 
 Which images form a batch follows from (seed, epoch), how an image is augmented from (seed, epoch, its place in the
-epoch). Workers take every so-manieth image of each global batch.
+epoch). Worker r of n takes the images r, r + n, r + 2n, ... of each global batch.
 """
 
 from __future__ import annotations
@@ -200,6 +200,11 @@ def _mask_of(image: np.ndarray, path: Path) -> np.ndarray:
     return mask
 
 
+def torch_seed(*numbers: int) -> int:
+    """A seed for torch's generators, in [0, 2^63), that depends on all the numbers and their order."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
 @contextmanager
 def _seeded(*numbers: int) -> Iterator[None]:
     """Torch's generator on the CPU starts from these numbers inside the block and is as before after it.
@@ -207,5 +212,5 @@ def _seeded(*numbers: int) -> Iterator[None]:
     Those of GPUs are left alone: a network draws from them.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+        torch.default_generator.manual_seed(torch_seed(*numbers))
         yield

@@ -20,7 +20,7 @@ _LONGEST = 200  # bytes of a file name: room for a suffix and a temporary name w
 
 
 class NotFoundInFolder(LookupError):  # noqa: N818
-    """No image, or no single one, has the name that was asked for: the message is one line with the mend."""
+    """No image, or no single one, has the name that was asked for: the message is one line that says what to do."""
 
 
 def stem(path: str) -> str:

@@ -31,7 +31,7 @@ class Problems:
         self._groups: dict[str, list[Problem]] = defaultdict(list)
 
     def add(self, name: object, why: str, *, group: str) -> None:
-        """Note that `name` could not be used, and why (one line with the mend)."""
+        """Note that `name` could not be used, and why (one line that says what to do)."""
         self._groups[group].append(Problem(shown(name), why))
 
     def first(self) -> str:

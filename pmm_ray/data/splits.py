@@ -44,7 +44,7 @@ class Reader:
         photos = self._readable(self._photos(title, entries, index, labels, truth, source), source)
         if not photos:
             first = self.problems.first()
-            raise UserError(f"{shown(source)}: leaves no image to use; mend the list or data.images ({first})")
+            raise UserError(f"{shown(source)}: leaves no image to use; correct the list or data.images ({first})")
         listed = tuple(photo for photo, _ in photos)
         identity = [(photo.name, photo.labels, content) for photo, content in photos]
         supervised = Photos(listed, self.classes, fingerprint(self.classes.names, identity))
@@ -90,7 +90,7 @@ class Reader:
             if isinstance(content, str):
                 readable.append((photo, content))
             else:
-                why = f"{shown(photo.image)} cannot be read ({content.strerror}): mend its permissions or restore it"
+                why = f"{shown(photo.image)} cannot be read ({content.strerror}): correct its permissions or restore it"
                 self.problems.add(photo.name, why, group=f"not readable, from {shown(source)}")
         return readable
 

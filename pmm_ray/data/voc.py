@@ -99,8 +99,8 @@ def _annotated(root: Path, names: tuple[str, ...]) -> LabelsOf:
     folder = root / "Annotations"
     if not folder.is_dir():
         there = [name for name in ("image_labels.json", "cls_labels.npy", "labels.csv") if (root / name).is_file()]
-        mend = f"set data.labels={there[0]}" if there else "set data.labels to a labels file"
-        raise UserError(f"{shown(folder)}: no such folder of XML annotations: {mend}")
+        advice = f"set data.labels={there[0]}" if there else "set data.labels to a labels file"
+        raise UserError(f"{shown(folder)}: no such folder of XML annotations: {advice}")
 
     def labels(name: str, path: str) -> tuple[int, ...]:
         file = folder / f"{name}.xml"

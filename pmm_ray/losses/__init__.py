@@ -1,1 +1,1 @@
-"""Losses on tensors. They return per-pixel values; the reduction happens once, at the end."""
+"""Losses on tensors. They return per-pixel or per-image values; the reduction happens once, at the end."""

@@ -13,14 +13,12 @@ POW_LINEAR_BELOW = 1e-6
 """Below this loss `pow` goes straight to 0: L^kappa with kappa < 1 has an infinite gradient at 0."""
 
 
-def masked_mean(loss: Tensor, valid: Tensor, *, count_ignored: bool = False) -> Tensor:
+def masked_mean(loss: Tensor, valid: Tensor) -> Tensor:
     """Mean of the valid pixels' losses on one worker's batch, the reduction where there is no team to sum over.
 
     Args:
         loss: (B, H, W) float, any value (even NaN) where not valid.
         valid: (B, H, W) bool, False where the mask says 255.
-        count_ignored: Legacy: let ignored pixels count as zeros, as the released code does, so that a mask with much
-            255 weighs less.
 
     Returns:
         Scalar of the loss's dtype. 0, with gradient 0, where no pixel counts.
@@ -29,9 +27,7 @@ def masked_mean(loss: Tensor, valid: Tensor, *, count_ignored: bool = False) -> 
         ValueError: Shapes that differ, or `valid` is not bool.
     """
     _check(loss, valid)
-    total = torch.where(valid, loss, torch.zeros_like(loss)).sum()
-    count = valid.numel() if count_ignored else valid.sum()
-    return total / (max(count, 1) if isinstance(count, int) else count.clamp(min=1))
+    return torch.where(valid, loss, torch.zeros_like(loss)).sum() / valid.sum().clamp(min=1)
 
 
 def pretended_underfitting(
@@ -56,7 +52,7 @@ def pretended_underfitting(
 
     The gate. Without `mean` it is this worker's mean over valid pixels, as released: the moment PUS sets in then
     depends on how a batch is split among workers. Pass the mean over all workers' pixels to be free of that; or
-    `masked_mean(..., count_ignored=True)` for the released count.
+    the mean over all pixels, ignored ones as zeros, for the released count.
 
     Args:
         loss: (B, H, W) float per-pixel loss, >= 0 where valid.

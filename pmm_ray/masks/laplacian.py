@@ -28,7 +28,8 @@ LEAST_EPSILON = 1e-6
 def laplacian(image: NDArray[np.uint8], *, kind: Kind, epsilon: float) -> Laplacian:
     """The matting Laplacian of an image.
 
-    - `closed_form`: Levin et al. (2008), colours are lines in each 3 x 3 window, `epsilon` away from which is free.
+    - `closed_form`: Levin et al. (2008), in each 3 x 3 window colours lie on a line; `epsilon` regularises
+      departures from it.
     - `knn`: Chen et al. (2013), each pixel and those nearest to it in colour and place, 20 with much weight on place
       and 10 with little. It alone ties pixels that do not touch.
     - `random_walk`: Grady et al. (2005), the eight neighbours by `exp(-900 |colour difference|^2)`. Departure: at least

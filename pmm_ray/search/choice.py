@@ -31,7 +31,7 @@ class Choice:
 
 
 def counts_of(tables: Sequence[Mapping[str, Sequence[Any]]], *, num_classes: int, seed: int) -> NDArray[np.int64]:
-    """Confusion counts of settings and photos as one array, of at most `_MOST_PHOTOS` photos drawn by chance.
+    """Confusion counts of settings and photos as one array, of at most `_MOST_PHOTOS` photos drawn at random.
 
     Args:
         tables: One for each setting, with columns 'name' of photos and 'truth', 'predicted', 'pixels' of lists (see
@@ -66,7 +66,7 @@ def mious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def by_few(counts: NDArray[np.int64], full: NDArray[np.float64], *, photos: int, draws: int, seed: int) -> Choice:
-    """Choose by the ground truth of so many photos, drawn anew each time.
+    """Choose by the ground truth of `photos` photos, drawn anew each time.
 
     Args:
         counts: (settings, N, C, C + 1), `counts_of`.

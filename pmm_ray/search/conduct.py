@@ -234,7 +234,8 @@ def _mask_trials(sweep: Sweep, run: Runner) -> _Trials:
     parts = parts_of(rows, max(how.reports, 4 * workers))
     concurrent = min(how.concurrent or _CONCURRENT_MASKS, sweep.count)
     work = partial(_mask_work, config=config, classes=len(train.photos.classes), labels=most_labels(train.photos))
-    desk = Desk.open(work, parts, workers=workers, cpus=_DESK_SHARE, together=concurrent)
+    attempts = config.cluster.attempts
+    desk = Desk.open(work, parts, workers=workers, cpus=_DESK_SHARE, together=concurrent, attempts=attempts)
     make = partial(_mask_trial, scores=scores, desk=desk)
     return _Trials(make, len(halts(len(parts), how.reports)), concurrent, _TRIAL_SHARE, 0, desk.close)
 

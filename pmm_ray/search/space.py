@@ -103,7 +103,8 @@ def parse(tree: Mapping[str, Any], config: Config, *, trial: str) -> Space:
     for dimension in dimensions:
         if dimension.key not in known:
             near = difflib.get_close_matches(dimension.key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; a sweep of {trial} varies keys of {SEARCHED[trial]}"
+            own = f"; a sweep of {trial} varies keys that begin with {', '.join(SEARCHED[trial])}"
+            hint = f"; did you mean {near[0]}?" if near else own
             raise UserError(f"sweep.space.{dimension.key}: not a key that this sweep can vary{hint}")
     for dimension in dimensions:
         others = [other for other in dimensions if other is not dimension]

@@ -37,7 +37,7 @@ def compared(
 ) -> Iterator[dict[str, list[int]]]:
     """The confusion counts of masks of one image, one after the other, as the columns of `SPARSE`.
 
-    With `boundary`, a share of the diagonal, also as those of `BAND`: in a band so wide along the outlines of the
+    With `boundary`, a share of the diagonal, also as those of `BAND`: in a band of that width along the outlines of the
     ground truth, see `metrics.near_outlines`.
     """
     whole = Compared(truth, num_classes=num_classes)

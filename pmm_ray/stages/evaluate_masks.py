@@ -41,7 +41,7 @@ def evaluate_masks(
     An image without a mask is left out of the score, counted and listed. `scores.parquet` has one row for each scored
     image: the mask's facts and its confusion counts.
 
-    With `boundary`, a share of the diagonal, also in a band so wide along the outlines of the ground truth, see
+    With `boundary`, a share of the diagonal, also in a band of that width along the outlines of the ground truth, see
     `metrics.near_outlines`: the facts then have the mIoU there, `miou_boundary`, and the width.
 
     Raises:

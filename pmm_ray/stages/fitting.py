@@ -70,9 +70,9 @@ def located(net: NetConfig) -> NetConfig:
         SettingError: there is no such backbone, told here before workers are started.
     """
     check_name(net.backbone)
-    if net.weights in ("pretrained", "none"):
+    if net.weights_file is None:
         return net
-    return net.model_copy(update={"weights": str(place(net.weights).resolve())})
+    return net.model_copy(update={"weights": str(place(net.weights_file).resolve())})
 
 
 @dataclass(frozen=True)

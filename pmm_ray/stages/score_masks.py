@@ -33,7 +33,7 @@ where no label was given); see `masks.contrast`."""
 
 
 def score_rows(photos: Photos, cams: Artefact, truth: Truth | None, *, seed: int) -> list[Row]:
-    """One row for each photo, in an order of chance: the first so many are a fair sample of all."""
+    """One row for each photo, in random order, so that the first n are a fair sample of all."""
     rows = [
         {
             "name": photo.name,

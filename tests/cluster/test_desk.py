@@ -61,7 +61,7 @@ def desk_of(ray_session, tmp_path):
     def open_desk(items, *, expected, workers=2, **options):
         make = partial(make_work, log=str(tmp_path / "log"), **options)
         # so patient that only the number of jobs decides
-        opened.append(Desk.open(make, items, workers=workers, cpus=0.9, together=expected, patience=1000))
+        opened.append(Desk.open(make, items, workers=workers, cpus=0.9, together=expected, attempts=3, patience=1000))
         return opened[-1]
 
     yield open_desk
@@ -85,7 +85,7 @@ def test_each_job_gets_every_item_in_order_and_items_are_shared(desk_of, tmp_pat
 
 def test_jobs_that_join_at_the_same_time_get_tickets_of_their_own():
     async def join_together():
-        actor = _Actor(make_work=None, items=[1], workers=0, cpus=1, together=1, patience=1)
+        actor = _Actor(make_work=None, items=[1], workers=0, cpus=1, together=1, attempts=1, patience=1)
         # as in a busy desk: somebody holds the news, so every join has to wait
         async with actor._news:
             joins = [asyncio.create_task(actor.join(job)) for job in "abc"]
@@ -115,6 +115,6 @@ def test_a_worker_that_is_killed_does_its_item_again(desk_of, tmp_path):
 def test_an_item_that_cannot_be_done_is_an_error_of_its_jobs_and_others_go_on(desk_of, tmp_path):
     desk = desk_of([13, 1], expected=1, workers=1)
     ticket = desk.join(5)
-    with pytest.raises(RuntimeError, match="item 0: thirteen"):
+    with pytest.raises(RuntimeError, match="part 1 of 2: thirteen"):
         desk.result(ticket)
     assert desk.result(ticket) == 105

@@ -71,7 +71,7 @@ def done(log):
 # Without Ray: the actor's own logic.
 
 
-FULL = r"No space left on device \(/data/masks\); make room and run the same command again"
+FULL = "/data/masks: No space left on device; make room and run the same command again"
 
 
 def disk_is_full(row):

@@ -70,7 +70,7 @@ def test_a_memory_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x")
     settle(path)
-    with pytest.raises(UserError, match=rf"^{path}/memory\.json: cannot be written \(File exists\): make room"):
+    with pytest.raises(UserError, match=rf"^{path}/memory\.json: cannot be written to \(File exists\); make room"):
         ContentHashes(path / "memory.json").of([str(path)])
 
 

@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_that_names_its_key(tmp_p
     folder = tmp_path / where
     changed = {"store": {"cache": folder / "digests"}, "data.root": {"root": folder / "shapes"}}[key]
     named = {"store": folder, "data.root": folder / "shapes"}[key]
-    with pytest.raises(UserError, match=rf"^{key}={named}: .* give a folder that can be written to$"):
+    with pytest.raises(UserError, match=rf"^{key}={named}: cannot be written to .*, or give another place$"):
         load_dataset(**{"kind": "shapes", "root": tmp_path / "set", "shapes": SMALL, "cache": tmp_path / "d"} | changed)
 
 

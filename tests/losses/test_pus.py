@@ -171,17 +171,10 @@ def test_masked_mean_leaves_ignored_pixels_out_of_sum_and_count():
     np.testing.assert_array_equal(grad.flatten(), [0.5, 0.5, 0, 0])
 
 
-def test_masked_mean_can_count_ignored_pixels_as_zeros():
-    loss = loss_map(1.0, 3.0, math.nan, 7.0)
-    valid = torch.tensor([[[True, True, False, False]]])
-    assert masked_mean(loss, valid, count_ignored=True) == 1
-
-
-@pytest.mark.parametrize("count_ignored", [True, False])
-def test_without_valid_pixels_the_mean_is_zero_and_the_gate_closed(count_ignored):
+def test_without_valid_pixels_the_mean_is_zero_and_the_gate_closed():
     loss = loss_map(1.0, 3.0)
     nowhere = ~everywhere(loss)
-    mean = masked_mean(loss, nowhere, count_ignored=count_ignored)
+    mean = masked_mean(loss, nowhere)
     assert mean == 0
     np.testing.assert_array_equal(torch.autograd.grad(mean, loss)[0].flatten(), 0)
     assert not pretended_underfitting(loss, nowhere, variant="clamp", beta=0.5, kappa=0.5)[1]

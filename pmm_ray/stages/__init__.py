@@ -1,0 +1,1 @@
+"""Stages: artefacts and a section of the settings in, one artefact out."""
