@@ -6,6 +6,7 @@ import argparse
 import shlex
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,12 +115,14 @@ def protocol(config: Config, data: Dataset) -> str:
     parts = []
     if data.train.truth is not None:
         labels = "image-level labels given"
-        parts.append(f"train masks: {len(data.train.photos)} images of {data.train.name}, {labels}")
+        parts.append(f"train masks: {data.train.known} images of {data.train.name}, {labels}")
     if data.val is not None and data.val.truth is not None:
-        parts.append(f"val: {len(data.val.photos)} images of {data.val.name}, no labels given")
+        parts.append(f"val: {data.val.known} images of {data.val.name}, no labels given")
     truth = data.train.truth or (data.val.truth if data.val else None)
     if truth is not None:
-        parts.append(f"ground truth {truth.protocol}, 255 left out, mIoU in % over the classes it holds")
+        parts.append(
+            f"ground truth {truth.protocol}, 255 of it left out (of a mask: wrong), mIoU in % over the classes it holds"
+        )
     if config.recipe.startswith("rrm"):
         parts.append("train masks of a network in one step are its own")
         if config.eval.crf:
@@ -157,9 +160,15 @@ def tell_problems(problems: Iterable[Problem]) -> None:
 
 
 def tell_failures(failures: Iterable[Failure], *, more: str = "the stages' manifest.json") -> None:
-    """List the images that stages could not use; `more` has all of them where they are many."""
-    lines = [f"{failure.image} ({failure.stage}): {failure.why}" for failure in failures]
-    _tell(f"{len(lines)} images were left out", lines, rest=f", in {more}")
+    """List the images that stages could not use, each once; `more` has all of them where they are many."""
+    of_image: dict[str, list[Failure]] = defaultdict(list)
+    for failure in failures:
+        of_image[failure.image].append(failure)
+    lines = [
+        f"{image} ({', '.join(failure.stage for failure in found)}): {found[0].why}"
+        for image, found in of_image.items()
+    ]
+    _tell(f"{len(lines)} image{'s were' if len(lines) > 1 else ' was'} left out", lines, rest=f", in {more}")
 
 
 def _tell(what: str, lines: Sequence[str], *, rest: str = "") -> None:

@@ -273,7 +273,7 @@ class Method:
             folder=folder,
             truth=split.truth,
             min_images=self.config.eval.min_images,
-            protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 left out",
+            protocol=f"{self.data.name} {split.name}, {split.truth.protocol}, {how}, 255 of the ground truth left out",
             **self._band,
         )
         return self._values(column, found)

@@ -170,7 +170,7 @@ def _read(file: str) -> Tree:
         hint = f"; did you mean {there[near[0]]}?" if near else ""
         raise UserError(f"{file}: no such config file{hint}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -178,6 +178,21 @@ def _read(file: str) -> Tree:
     if not isinstance(tree, dict):
         raise UserError(f"{file}: a config file holds 'section: {{key: value}}', found a {type(tree).__name__}")
     return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, of which YAML would silently keep the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(
+                    f"{key.value!r} is written twice, the second time in line {key.start_mark.line + 1}"
+                )
+            seen.add(key.value)
+        return node
 
 
 def _override(tree: Tree, text: str, origin: dict[str, str]) -> None:

@@ -80,7 +80,8 @@ def train(
     since then again, and comes to the same result.
 
     Raises:
-        SettingError: a loss is not finite (every worker raises, naming step and images), or a batch norm has one image.
+        SettingError: a loss is not finite (every worker raises, naming step and images), or gradients in float16 are
+            not, again and again; or a batch norm has one image.
     """
     if plan.batch_size < 2 and learns_batch_norm(objective):
         raise SettingError(
@@ -123,6 +124,11 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             means.add(figures)
             record.problems.update(batch.problems)
+        if scaler.is_enabled() and scaler.get_scale() < 1:
+            # it halves at each step that it skips, so at this one nothing has been learned for long
+            raise SettingError(
+                f"train.lr: gradients are not finite, so epoch {epoch + 1} taught nothing: lower it, or turn amp off"
+            )
         return means.over(team)
 
     last = plan.until or plan.epochs

@@ -19,9 +19,11 @@ def test_all_that_was_left_out_is_counted_though_not_all_is_listed(capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[1] == "101 entries of the data set were left out:" and len(told) == 2 + 20 + 1 + 1
     assert "  80 more: images have no label, like image0" in told
-    tell_failures([Failure("masks", str(number), "truncated") for number in range(2500)])
+    stages = ("CAMs", "masks")
+    tell_failures([Failure(stage, str(number), "truncated") for number in range(2500) for stage in stages])
     told = capsys.readouterr().out.splitlines()
-    assert told[1] == "2500 images were left out:" and told[-1] == "  ... and 2450 more, in the stages' manifest.json"
+    assert told[1] == "2500 images were left out:" and told[2] == "  0 (CAMs, masks): truncated"
+    assert told[-1] == "  ... and 2450 more, in the stages' manifest.json"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "Error writing bytes"), OSError(errno.EROFS, "no", "/data/x")])

@@ -89,7 +89,15 @@ def test_an_error_names_the_file_that_holds_the_key(tmp_path):
         settings.load([good, bad], [])
 
 
-@pytest.mark.parametrize(("text", "word"), [("- 1\n- 2", "list"), ("a: [", "YAML"), ("3", "int")])
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("- 1\n- 2", "list"),
+        ("a: [", "YAML"),
+        ("3", "int"),
+        ("masks: {s: 0.1, s: 0.2}", "'s' is written twice.* line 1"),
+    ],
+)
 def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text, word):
     with pytest.raises(UserError, match=word):
         settings.load([write(tmp_path / "x.yaml", text)], [])

@@ -450,6 +450,20 @@ def test_a_loss_that_is_no_number_stops_with_step_and_images(tmp_path, poison):
     assert not (tmp_path / CHECKPOINT).exists()
 
 
+class Steep(Line):
+    """Its loss is a number and its gradient none."""
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": super().forward(images, targets)["loss"] + (0 * self.net.head.weight).sum().sqrt()}
+
+
+def test_steps_that_the_scaler_skips_again_and_again_are_no_training(tmp_path, monkeypatch):
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    monkeypatch.setattr("pmm_ray.training._precision", lambda team, amp: (torch.bfloat16, scaler))
+    with pytest.raises(UserError, match=r"^train\.lr: gradients are not finite, so epoch 2 taught nothing"):
+        train(Steep(), examples_in(tmp_path), plan=PLAN, team=LocalTeam(), out=tmp_path)
+
+
 def test_batch_norm_of_one_image_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^train\.batch_size=1: give at least 2"):
         train(objective_for(LocalTeam()), examples_in(tmp_path), plan=replace(PLAN, batch_size=1), team=LocalTeam(),

@@ -79,6 +79,11 @@ class Split:
     photos: Photos
     truth: Truth | None = None
 
+    @property
+    def known(self) -> int:
+        """How many of its photos have ground truth."""
+        return sum(photo.name in self.truth.masks for photo in self.photos.photos) if self.truth else 0
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -127,5 +127,5 @@ def sums_of_classes(embedding: Tensor, sure: Tensor, *, num_classes: int) -> tup
 
 
 def unit(embedding: Tensor) -> Tensor:
-    """(N, D, h, w) float32 of length 1 at each pixel; zeros stay."""
-    return F.normalize(embedding.float(), dim=1)
+    """(N, D, h, w) float32 of length 1 at each pixel; zeros stay, and their gradient is not beyond all bounds."""
+    return F.normalize(embedding.float(), dim=1, eps=1e-6)

@@ -92,8 +92,9 @@ class LatticeFilter:
     """A `Filter` by the bilateral kernel of each image, on the CRF engine's lattices, on CPUs.
 
     `k(i, j) = exp(-|x_i - x_j|^2 / (2 sxy^2) - |c_i - c_j|^2 / (2 srgb^2))`, not normalised, as the lattice
-    approximates it: its sums are 0.4 to 0.9 of the exact ones. The published code filters by such a lattice too, so
-    the published weight is one of these sums. A lattice is built when its image is first filtered.
+    approximates it: its sums are about 0.6 of the exact ones, on photos 0.4 to 0.76 at 98 % of the pixels. The
+    published code filters by such a lattice too, so the published weight is one of these sums. A lattice is built when
+    its image is first filtered.
 
     Args:
         images: (N, 3, H, W) uint8 RGB.

@@ -2,9 +2,10 @@
 
 Both are shares of explained variance (the correlation ratio eta^2): of all that varies over the pixels, how much is
 variance between the mask's segments and not within them. A mask that is all background, or all foreground, explains
-nothing. One that follows the CAMs alone explains the CAMs best and cuts through objects; one that follows colours alone
-knows nothing of classes. Their geometric mean over a set ranks mask settings much as ground truth does where the CAMs
-are where the objects are; it cannot see that a CAM points at the wrong thing.
+nothing, and one that leaves pixels undecided the less, the more it leaves. One that follows the CAMs alone explains the
+CAMs best and cuts through objects; one that follows colours alone knows nothing of classes. Their geometric mean over a
+set ranks mask settings much as ground truth does where the CAMs are where the objects are; it cannot see that a CAM
+points at the wrong thing.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ class Explained:
         self._total = float((self._centred**2).sum())
 
     def by(self, segments: NDArray[np.integer]) -> float:
-        """In [0, 1], for segments (N,) of ids >= 0; 0 where nothing varies.
+        """In [0, 1], for segments (N,) of ids >= 0; 0 where nothing varies, or there is no second segment.
 
-        255, undecided, is no segment: what varies there is not explained.
+        255, undecided, is no segment: what varies there is not explained. The segments next to it do not gain by what
+        they leave out, hence the share of the pixels that are decided is a factor.
         """
-        if not self._total > 0:
-            return 0.0
         ids = np.flatnonzero(np.bincount(segments)[:IGNORE])
+        if not self._total > 0 or len(ids) < 2:
+            return 0.0
         members = (segments == ids[:, None]).astype(np.float64)
         between = (self._centred @ members.T) ** 2 / members.sum(axis=1)
-        return min(float(between.sum()) / self._total, 1.0)
+        decided = members.sum() / members.shape[1]
+        return min(decided * float(between.sum()) / self._total, 1.0)
 
 
 class Contrasts:

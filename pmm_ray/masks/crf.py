@@ -206,7 +206,7 @@ class DenseCRF:
 
         k(i, j) is `exp(-|f_i - f_j|^2 / 2)`, f the position and, for the bilateral kernel, the colour, divided by the
         kernel's widths, as the lattice approximates it: `normalised` within 0.1 of the exact affinities, else with sums
-        that are 0.4 to 0.9 of the exact ones.
+        that are about 0.6 of the exact ones, on photos 0.4 to 0.76 at 98 % of the pixels.
 
         Args:
             values: (C, H, W), finite.

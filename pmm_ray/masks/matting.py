@@ -121,8 +121,8 @@ class Matting:
 
         The classes share what is known and so the system of equations; with that of the background their mattes add up
         to 1. A class of which nothing is certain has no matte, and none has one where no background is certain, which
-        would leave the background no pixel at all; nor has one whose equations are not solved in time. The CAM takes
-        its place.
+        would leave the background no pixel at all (a departure: certain pixels of other classes alone do not do); nor
+        has one whose equations are not solved in time. The CAM takes its place.
 
         Args:
             trimap: (H, W) uint8 holding 0, the ids, and 255 where unknown.

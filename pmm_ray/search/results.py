@@ -74,12 +74,12 @@ def protocol(sweep: Sweep, record: Record) -> str:
         )
     split = data.train if sweep.how.metric == "masks" else data.val
     assert split is not None and split.truth is not None
-    known = facts.get("scored", sum(photo.name in split.truth.masks for photo in split.photos.photos))
+    known = facts.get("scored", split.known)
     labels = "image-level labels given" if sweep.how.metric == "masks" else "no labels given"
     what = "pseudo-masks" if sweep.how.metric == "masks" else "predictions"
     return (
         f"{data.name}: mIoU of {what} on {known} images of {split.name}, {labels}, ground truth "
-        f"{split.truth.protocol}, 255 left out; the best was chosen on it"
+        f"{split.truth.protocol}, 255 of it left out; the best was chosen on it"
     )
 
 

@@ -80,7 +80,7 @@ def evaluate_cams(
         "without_truth": len(photos) - len(rows),
         "failed": failed,
         "min_images": min_images,
-        "protocol": f"CAMs of the photos' own labels, {truth.protocol}, no CRF, 255 left out, "
+        "protocol": f"CAMs of the photos' own labels, {truth.protocol}, no CRF, 255 of it left out, "
         "threshold chosen on this ground truth",
     }
 

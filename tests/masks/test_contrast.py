@@ -45,14 +45,17 @@ def test_each_class_parts_its_own_cam_and_colours_see_all_segments():
 
 
 def test_to_be_undecided_explains_nothing():
-    # as above, total 10; the segment {3, 4} alone explains 4.5
+    # as above, total 10; the segments {0} and {3, 4} explain 4 + 4.5, of three pixels in four
     values = Explained(np.array([[0.0, 1, 3, 4]]))
-    assert values.by(np.array([255, 255, 1, 1], np.uint8)) == pytest.approx(0.45)
+    assert values.by(np.array([0, 255, 1, 1], np.uint8)) == pytest.approx(0.75 * 0.85)
+    assert values.by(np.array([255, 255, 1, 1], np.uint8)) == 0
     assert values.by(np.array([255] * 4, np.uint8)) == 0
     colours, cam = np.array([[0.0, 1, 3, 4]] * 3), np.array([[0.0, 0, 1, 1]])
     scored = Contrasts(colours, cam, [1])
     decided, undecided = (scored.of(np.array(mask, np.uint8)) for mask in ([0, 0, 1, 1], [0, 255, 1, 1]))
     assert undecided[0] < decided[0] == 1 and undecided[1] < decided[1]
+    # not to decide where the class is does not find it
+    assert scored.of(np.array([0, 0, 255, 255], np.uint8)) == (0, 0)
 
 
 def test_the_score_of_a_set_is_the_geometric_mean_of_two_means():
