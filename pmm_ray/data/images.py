@@ -119,7 +119,12 @@ def check_same_size(mask: NDArray[np.uint8], size: tuple[int, int], *, path: str
 def _opened(path: str | Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """An open image of acceptable size; whatever goes wrong with it inside the block is an ImageError."""
     try:
-        with Image.open(readable(place(path)), formats=formats) as image:
+        source = readable(place(path))
+        # By a name Pillow maps a plain TIFF into memory, and scrambles one that is to be turned.
+        with (
+            source.open("rb") if isinstance(source, Path) else source as file,
+            Image.open(file, formats=formats) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield image

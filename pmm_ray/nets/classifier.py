@@ -34,6 +34,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         self.correlation = PixelCorrelation(channels) if correlation else None
         self.channels, self._frozen = channels, frozen
+        self._whole_only = _in_patches(backbone)
         self.train()
 
     def train(self, mode: bool = True) -> Classifier:
@@ -45,8 +46,21 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) normalised images to the deepest features (N, D, h, w), which cover the same field."""
-        images = _of_whole_patches(images, self.backbone)
+        images = self._of_whole_patches(images)
         return _channels_first(self.backbone(images), self.channels, self.backbone, images.shape[-2:])
+
+    def _of_whole_patches(self, images: Tensor) -> Tensor:
+        """Images resized to the nearest size that patches cover exactly, of a backbone that has them.
+
+        What lies in the padding would count as part of the image, and its map be compressed; of what is left out there
+        would be no map, and that of the rest be stretched.
+        """
+        if not self._whole_only:
+            return images
+        info: Any = self.backbone.feature_info
+        side = info[-1]["reduction"]
+        height, width = (side * max(1, round(length / side)) for length in images.shape[-2:])
+        return resize(images, (height, width))
 
     def maps(self, features: Tensor) -> Tensor:
         """Features (N, D, h, w) to class maps (N, C, h, w), before any ReLU."""
@@ -74,17 +88,18 @@ class Classifier(nn.Module):
         return maps, self.correlation(class_scores(maps, labels), features, images)
 
 
-def _of_whole_patches(images: Tensor, backbone: nn.Module) -> Tensor:
-    """Images resized to the nearest size that a transformer's patches cover exactly.
+def _in_patches(backbone: nn.Module) -> bool:
+    """Whether it cuts images into patches that do not overlap, as transformers and ConvNeXt do, not as ResNets do.
 
-    Padded instead, as timm would, patches of the padding would count as part of the image, and its map be compressed.
+    Such a backbone pads what its patches do not cover, or leaves it out.
     """
-    if not hasattr(getattr(backbone, "patch_embed", None), "dynamic_feat_size"):
-        return images
-    info: Any = backbone.feature_info
-    side = info[-1]["reduction"]
-    height, width = (side * max(1, round(length / side)) for length in images.shape[-2:])
-    return resize(images, (height, width))
+    return hasattr(getattr(backbone, "patch_embed", None), "dynamic_feat_size") or any(
+        isinstance(part, nn.Conv2d)
+        and max(part.stride) > 1
+        and part.kernel_size == part.stride
+        and part.padding == (0, 0)
+        for part in backbone.modules()
+    )
 
 
 def _channels_first(features: Tensor, channels: int, backbone: nn.Module, size: torch.Size) -> Tensor:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pmm_ray.inference import scaled_size
+from pmm_ray.data.dataset import IGNORE
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.dense_energy import Filter, Gradient, dense_energy
 from pmm_ray.losses.segmentation import background_pixels, cross_entropy, foreground_pixels
@@ -19,6 +20,8 @@ from pmm_ray.teams import Team, global_mean
 from pmm_ray.training import Objective
 
 _SEEN = 6
+_CELL = 32
+"""Pixels of a cell at the largest output stride; whole ones of it are whole at every smaller one."""
 
 SHARE = "reliable"
 """The figure with the share of pixels that got a label; those of the classes are `reliable/<name>`."""
@@ -103,8 +106,9 @@ class RrmObjective(Objective):
         ]
 
     def _activations(self, inputs: Tensor, scale: float) -> Tensor:
-        height, width = inputs.shape[-2:]
-        return self.net.cam(resize(inputs, scaled_size((height, width), scale=scale, short_side=None)))
+        # whole cells at every scale: the features of others do not cover the crop evenly
+        height, width = (_CELL * max(1, round(scale * side / _CELL)) for side in inputs.shape[-2:])
+        return self.net.cam(resize(inputs, (height, width)))
 
     def _segmentation(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
         loss = cross_entropy(logits, masks)
@@ -116,7 +120,9 @@ class RrmObjective(Objective):
 
     def _energy(self, images: Tensor, logits: Tensor, masks: Tensor, inside: Tensor) -> Tensor:
         """The dense energy at half size, averaged over the images."""
-        masks, inside = masks[:, ::2, ::2], inside[:, ::2, ::2]
+        # a pixel of half size covers four, so it is labelled, and inside, where all of them are
+        unknown, outside = (F.max_pool2d(away.float(), 2) > 0 for away in (masks == IGNORE, ~inside))
+        masks, inside = masks[:, ::2, ::2].masked_fill(unknown, IGNORE), ~outside
         height, width = masks.shape[-2:]
         small = resize(images.float(), (height, width)).round().clamp(0, 255).to(torch.uint8)
         probabilities = resize(logits.float().softmax(dim=1), (height, width))

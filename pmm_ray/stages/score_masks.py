@@ -96,21 +96,27 @@ class _Seen:
 
     def __init__(self, image: NDArray[np.uint8], cam: NDArray[np.floating], class_ids: tuple[int, ...]):
         step = max(1, math.ceil(math.sqrt(cam.shape[1] * cam.shape[2] / _POINTS)))
-        cam = cam[:, step // 2 :: step, step // 2 :: step]
-        height, width = cam.shape[1:]
+        height, width = (-(-side // step) for side in cam.shape[1:])
         self._with: Contrasts | None = None
         # without labels there is no grid either
         if len(cam):
-            small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-            self._with = Contrasts(small.reshape(-1, 3).T, cam.reshape(len(cam), -1), class_ids)
-            self._rows = ((np.arange(height) + 0.5) * image.shape[0] / height).astype(np.intp)
-            self._columns = ((np.arange(width) + 0.5) * image.shape[1] / width).astype(np.intp)
+            small, *maps = (
+                np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.BOX))
+                for one in (image, *cam.astype(np.float32))
+            )
+            self._with = Contrasts(small.reshape(-1, 3).T, np.stack(maps).reshape(len(cam), -1), class_ids)
+            self._rows, self._columns = _centres(height, image.shape[0]), _centres(width, image.shape[1])
 
     def contrasts(self, mask: NDArray[np.uint8]) -> dict[str, float]:
         if self._with is None:
             return {}
         cam, colours = self._with.of(mask[self._rows[:, None], self._columns].ravel())
         return {"cam_share": cam, "colour_share": colours}
+
+
+def _centres(cells: int, length: int) -> NDArray[np.intp]:
+    """The pixels, of `length`, in the middle of as many equal cells."""
+    return ((np.arange(cells) + 0.5) * length / cells).astype(np.intp)
 
 
 def figures_of(rows: Sequence[Row], photos: Photos, *, min_images: int) -> dict[str, Any]:

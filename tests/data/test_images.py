@@ -110,6 +110,18 @@ def test_exif_rotated_photos_come_upright_and_their_size_agrees(tmp_path, orient
     assert image_size(path) == (3, 4)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_plain_grey_tiff_comes_upright_as_a_compressed_one_does(tmp_path, orientation):
+    stored, exif = Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)), Image.Exif()
+    exif[0x0112] = orientation
+    plain, packed = (
+        save(tmp_path / f"{name}.tif", stored, exif=exif, compression=name) for name in ("raw", "tiff_deflate")
+    )
+    np.testing.assert_array_equal(read_image(plain), read_image(packed))
+    np.testing.assert_array_equal(read_label(plain), read_label(packed))
+    assert read_image(plain).shape[:2] == image_size(plain)
+
+
 def test_the_size_of_a_rotated_jpeg_agrees_with_its_pixels(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -114,6 +114,23 @@ def test_segmenters_answer_at_input_size_whatever_the_size(arch, stride):
     assert set(net.eval()(torch.randn(1, 3, 32, 32))) == {"main"}
 
 
+@pytest.mark.parametrize("height", [95, 70, 20])
+def test_what_convnext_sees_lies_where_it_is_however_long_the_image(height):
+    # by itself it leaves out what its patches do not cover, and its map would be stretched over that
+    torch.manual_seed(0)
+    net = build_classifier(backbone="convnext_atto", options={}, output_stride=32, weights="none", num_classes=1).eval()
+    torch.nn.init.normal_(net.head.weight)
+    images = torch.zeros(1, 3, height, 64).requires_grad_()
+    cells = net.maps(net.features(images))[0, 0].sum(dim=1)
+    assert len(cells) == max(1, round(height / 32))
+    for k, cell in enumerate(cells):
+        (grad,) = torch.autograd.grad(cell, images, retain_graph=True)
+        weight = grad[0].abs().sum(dim=(0, 2))
+        seen = (weight * (torch.arange(height) + 0.5)).sum() / weight.sum()
+        assert seen == pytest.approx((k + 0.5) * height / len(cells), abs=5)
+        assert (weight[:1] > 0 or k) and (weight[-1:] > 0 or k < len(cells) - 1)
+
+
 def test_the_joint_network_answers_at_input_size_and_shows_the_cam_of_its_classifier():
     net = build_joint(**MOBILE, weights="none", num_classes=5, channels=16, dilation=2)
     images = torch.randn(2, 3, 65, 90)

@@ -13,7 +13,7 @@ from pmm_ray.masks.makers import pseudo_masks
 from pmm_ray.metrics import scores
 from pmm_ray.stages.confusion_rows import cells, total
 from pmm_ray.stages.make_masks import made_mask
-from pmm_ray.stages.score_masks import all_failed, figures_of, parts_of, score_part, score_rows
+from pmm_ray.stages.score_masks import _Seen, all_failed, figures_of, parts_of, score_part, score_rows
 
 SCENES = {
     "a/one": scene((1, 8, 10, 32, 40)),
@@ -118,6 +118,20 @@ def test_without_ground_truth_there_is_contrast_and_no_miou(drawn):
     assert "miou" not in facts
     assert facts["scored"] == 0
     assert facts["contrast"] > 0
+
+
+def test_contrast_looks_at_cam_and_colours_at_the_same_places():
+    # the same picture as CAM and as photo, at a size at which one point in four is looked at
+    edge = np.zeros((120, 162), np.float32)
+    edge[:, 81:] = 1
+    photo = np.kron(edge[:, :, None] * 255, np.ones((4, 4, 3))).astype(np.uint8)
+    mask = np.zeros((480, 648), np.uint8)
+    mask[:, 300:] = 1
+    for swap in (False, True):
+        cam, image, half = (x.swapaxes(0, 1).copy() if swap else x for x in (edge, photo, mask))
+        found = _Seen(image, cam[None], (1,)).contrasts(half)
+        assert found["cam_share"] == pytest.approx(found["colour_share"], abs=1e-3)  # of colours in bytes
+        assert 0.5 < found["cam_share"] < 1
 
 
 def test_better_masks_have_more_contrast(drawn):

@@ -211,8 +211,8 @@ def test_background_and_foreground_are_averaged_each_on_its_own_and_all_losses_a
 
 
 def test_the_energy_is_that_of_crop_masks_and_area_at_half_size_and_labels_are_made_of_the_crop_itself():
-    masks, inside, seen = masks_with((0, 900), (1, 700)), INSIDE.clone(), []
-    inside[1, :, 40:] = False
+    masks, inside, seen = masks_with((0, 901), (1, 700)), INSIDE.clone(), []
+    inside[1, :, 41:] = False
 
     def make_filter(images):
         seen.append(images)
@@ -230,7 +230,14 @@ def test_the_energy_is_that_of_crop_masks_and_area_at_half_size_and_labels_are_m
     (images,) = seen
     assert torch.equal(images, half(batch().float()).round().to(torch.uint8))
     p = half(made.net(batch().float() / 127.5 - 1)["main"].softmax(dim=1))
-    energies = dense_energy(p, masks[:, ::2, ::2], inside[:, ::2, ::2], filter=lambda values: values.cumsum(dim=3))
+    # of the four pixels of one at half size one that is unknown, or outside, is enough
+    small, inner = torch.full((2, 32, 32), 255), torch.zeros(2, 32, 32, dtype=torch.bool)
+    for n, y, x in np.ndindex(2, 32, 32):
+        four = masks[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+        if (four != 255).all():
+            small[n, y, x] = four[0, 0]
+        inner[n, y, x] = inside[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].all()
+    energies = dense_energy(p, small, inner, filter=lambda values: values.cumsum(dim=3))
     torch.testing.assert_close(figures["loss_energy"], 1e-3 * energies.mean())
 
 
@@ -246,8 +253,10 @@ def test_the_gradient_of_the_energy_is_the_one_asked_for_with_the_same_value():
         return values.cumsum(dim=3)  # far from its own transpose, which the exact gradient is made of
 
     values, gradients = [], []
+    masks = torch.full((2, 64, 64), 255)
+    masks[:, :, :20] = 0  # so that the gate differs along the filter
     for gradient in ("published", "exact"):
-        made = objective(masks_with((0, 900)), energy_weight=1.0, energy_gradient=gradient,
+        made = objective(masks, energy_weight=1.0, energy_gradient=gradient,
                          make_filter=lambda images: lopsided)  # fmt: skip
         figures = made(batch(), (LABELS, INSIDE))
         figures["loss_energy"].backward()
@@ -300,6 +309,14 @@ def test_labels_are_made_of_the_mean_of_all_scales_for_the_images_own_classes_wi
     assert not second.requires_grad and first.shape == (1, 64, 64)
     torch.testing.assert_close(first, mean[0, :1].detach())
     torch.testing.assert_close(second, mean[1].detach())
+
+
+def test_every_scale_sees_whole_cells():
+    seen = []
+    made = objective(masks_with((0, 9)), scales=(0.4, 1.0, 1.25))
+    made.net.backbone.register_forward_pre_hook(lambda _, images: seen.append(tuple(images[0].shape[-2:])))
+    made(batch(), (LABELS, INSIDE))
+    assert sorted(seen) == [(32, 32), (64, 64), (64, 64)]
 
 
 def test_other_scales_leave_the_batch_norm_of_scale_1_alone():
