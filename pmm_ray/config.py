@@ -376,7 +376,7 @@ class MasksConfig(Section):
         return self.trimap.crf if self.maker == "matting" else self.crf
 
     @property
-    def with_crf(self) -> bool:
+    def needs_crf(self) -> bool:
         """Whether the CRF plays a part."""
         return self.maker in ("ppg", "baseline") or (self.maker == "matting" and self.trimap.source == "crf")
 

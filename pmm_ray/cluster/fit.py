@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pmm_ray.cluster.session import check_gpu, cpus_each, lost_nodes, own_gpu, places, use_gpu
+from pmm_ray.cluster.session import check_gpu, cpus_each, lost_nodes, own_gpu, use_gpu, worker_slots
 from pmm_ray.config import ClusterConfig
 from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import remove_tree
@@ -55,7 +55,7 @@ def room(cluster: ClusterConfig) -> Room:
     if cluster.train_workers == 0:
         return Room(workers=0, cpus=0, gpu=own_gpu(cluster.gpu))
     gpu = use_gpu(cluster.gpu)
-    workers, most = cluster.train_workers, places(cpus=1, gpus=gpu)
+    workers, most = cluster.train_workers, worker_slots(cpus=1, gpus=gpu)
     if most < workers:
         if not (most and lost_nodes()):
             kind = "a GPU and a CPU" if gpu else "a CPU"

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pmm_ray.cluster.journal import FAILED, OK, Attempts, Journal
-from pmm_ray.cluster.session import data_context, nodes, places
+from pmm_ray.cluster.session import data_context, nodes, worker_slots
 from pmm_ray.cluster.worker import Row, RowActor, Worker, verdict, verdict_file
 from pmm_ray.errors import UserError
 from pmm_ray.progress import Progress, progress
@@ -89,7 +89,7 @@ def _not_done(journal: Journal, rows: Sequence[Row]) -> list[Row]:
 
 
 def _actors(workers: int | None, cpus: float, gpus: float, batches: int) -> int:
-    room = places(cpus=cpus, gpus=gpus)
+    room = worker_slots(cpus=cpus, gpus=gpus)
     if not room:
         have = ", ".join(f"{node.cpus:g} and {node.gpus:g}" for node in nodes())
         raise UserError(

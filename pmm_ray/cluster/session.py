@@ -174,7 +174,7 @@ def lost_nodes() -> int:
     return sum(not node["Alive"] for node in ray.nodes())
 
 
-def places(*, cpus: float, gpus: float = 0.0) -> int:
+def worker_slots(*, cpus: float, gpus: float = 0.0) -> int:
     """How many workers of this size the whole cluster can hold when nothing else runs: none spans two nodes."""
 
     def on(node: Resources) -> int:
@@ -186,7 +186,7 @@ def places(*, cpus: float, gpus: float = 0.0) -> int:
 def cpus_each(workers: int, *, gpus: float = 0.0) -> int:
     """The most whole CPUs that each of so many equal workers can have; 0 if they do not all fit with one."""
     most = int(max((node.cpus for node in nodes()), default=0))
-    return next((cpus for cpus in range(most, 0, -1) if places(cpus=cpus, gpus=gpus) >= workers), 0)
+    return next((cpus for cpus in range(most, 0, -1) if worker_slots(cpus=cpus, gpus=gpus) >= workers), 0)
 
 
 def own_gpu(setting: Literal["auto", "yes", "no"]) -> bool:

@@ -14,7 +14,7 @@ from pmm_ray import __version__
 from pmm_ray.artefacts import Folder, Store, digest, digest_file
 from pmm_ray.cluster.desk import Desk
 from pmm_ray.cluster.search import Asha, Trial, search
-from pmm_ray.cluster.session import nodes, places, resources, use_gpu
+from pmm_ray.cluster.session import nodes, resources, use_gpu, worker_slots
 from pmm_ray.cluster.worker import Row
 from pmm_ray.config import ClusterConfig, Config, MasksConfig, SweepConfig
 from pmm_ray.data.dataset import Dataset
@@ -307,7 +307,7 @@ def _room(cluster: ClusterConfig, how: SweepConfig) -> _Room:
         if (how.concurrent or 1) > 1:
             raise UserError("sweep.concurrent: with cluster.train_workers above 1 settings are trained one at a time")
         return _Room(cluster, 1, _LEFT_FREE, 0, None)
-    fitting = places(cpus=how.cpus, gpus=int(gpu))
+    fitting = worker_slots(cpus=how.cpus, gpus=int(gpu))
     if not fitting:
         most = max((node.cpus for node in nodes() if node.gpus >= int(gpu)), default=0)
         kind = " with a GPU" if gpu else ""

@@ -28,7 +28,7 @@ def most_labels(photos: Photos) -> int:
     return 1 + max((len(photo.labels) for photo in photos.photos), default=0)
 
 
-def with_crf(make_worker: Callable[[], Worker], crf: CrfConfig, *, labels: int) -> Worker:
+def compiling_first(make_worker: Callable[[], Worker], crf: CrfConfig, *, labels: int) -> Worker:
     """A worker whose CRF is compiled, for so many labels at most, when it starts.
 
     That happens once on each machine, while the other workers there wait for it.

@@ -24,7 +24,7 @@ from pmm_ray.masks.cvs import coefficient_of_variation
 from pmm_ray.masks.laplacian import pymatting
 from pmm_ray.masks.makers import Made, MaskSetting, MattingSetting, made_masks
 from pmm_ray.stages.cam_files import by_place, cam_places, read_with_cam
-from pmm_ray.stages.crf import most_labels, params_of, with_crf
+from pmm_ray.stages.crf import compiling_first, most_labels, params_of
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
 from pmm_ray.stages.row_work import work_on
 from pmm_ray.stages.stage import Context, Facts
@@ -58,8 +58,8 @@ def make_masks(*, photos: Photos, cams: Artefact, masks: MasksConfig, context: C
     worker: Callable[[], Worker] = partial(one_by_one, make)
     if masks.maker == "matting":
         worker = partial(_with_matting, worker)
-    if masks.with_crf:
-        worker = partial(with_crf, worker, masks.used_crf, labels=most_labels(photos))
+    if masks.needs_crf:
+        worker = partial(compiling_first, worker, masks.used_crf, labels=most_labels(photos))
     table, failed = work_on(
         rows,
         worker,

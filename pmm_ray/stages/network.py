@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pmm_ray.cluster.session import check_gpu, cpus_each, own_gpu, places, resources, use_gpu
+from pmm_ray.cluster.session import check_gpu, cpus_each, own_gpu, resources, use_gpu, worker_slots
 from pmm_ray.cluster.worker import Row, failed, one_line
 from pmm_ray.config import ClusterConfig, PredictConfig
 from pmm_ray.data.dataset import Photos
@@ -34,7 +34,7 @@ def network_actors(cluster: ClusterConfig, *, per_gpu: int = 1) -> Actors:
     if use_gpu(cluster.gpu):
         workers = cluster.infer_workers or max(1, int(min(have.gpus * per_gpu, have.cpus)))
         return Actors(workers, 1, 1 / math.ceil(workers / have.gpus))
-    workers = max(1, min(cluster.infer_workers or places(cpus=1), places(cpus=1)))
+    workers = max(1, min(cluster.infer_workers or worker_slots(cpus=1), worker_slots(cpus=1)))
     return Actors(workers, max(1, cpus_each(workers)), 0)
 
 

@@ -16,7 +16,7 @@ from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import CrfConfig, PredictConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import write_label
-from pmm_ray.stages.crf import dense_crf, most_labels, with_crf
+from pmm_ray.stages.crf import compiling_first, dense_crf, most_labels
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, RAW, area_shares, mask_facts, mask_file
 from pmm_ray.stages.network import SegmentationWorker, network_actors, photo_rows
 from pmm_ray.stages.row_work import Actors, work_on
@@ -84,7 +84,7 @@ def write_masks(
     labels = most_labels(photos) if label_filter else len(photos.classes)
     table, wrong = work_on(
         rows,
-        worker if crf is None else partial(with_crf, worker, crf, labels=labels),
+        worker if crf is None else partial(compiling_first, worker, crf, labels=labels),
         facts=MASK_FACTS,
         context=context,
         actors=actors,
