@@ -67,7 +67,7 @@ def test_without_any_known_class_there_is_no_loss_and_no_gradient():
 
 def test_foreground_decoupling_pulls_to_the_own_side_of_the_image_by_hand():
     # means: foreground (1, 0); background (0.6, 0.8), (0, 1) -> half their sum, made a unit vector
-    embedding = row((1.0, 0.0), (0.6, 0.8), (0.0, 1.0), (0.5, 0.5))
+    embedding = row((1.0, 0.0), (0.6, 0.8), (0.0, 1.0), (0.5, 0.5)).requires_grad_()
     sure = torch.tensor([[[2, 0, 0, UNSURE]]])
     loss, counted = foreground_decoupling(embedding, sure, temperature=1.0)
     x, y = 0.6 / math.hypot(0.6, 1.8), 1.8 / math.hypot(0.6, 1.8)
@@ -79,6 +79,10 @@ def test_foreground_decoupling_pulls_to_the_own_side_of_the_image_by_hand():
     ]
     assert loss.flatten().tolist() == pytest.approx(expected, abs=1e-6)
     assert counted.tolist() == [[[True, True, True, False]]]
+    # the means take no gradient: a pixel's loss moves that pixel alone, to its own side
+    loss[0, 0, 1].backward()
+    assert embedding.grad[0, :, 0].any(dim=0).tolist() == [False, True, False, False]
+    assert embedding.grad[0, 0, 0, 1] > 0 > embedding.grad[0, 1, 0, 1]
 
 
 def test_an_image_of_one_side_alone_counts_nothing():
