@@ -127,6 +127,14 @@ def test_an_object_that_covers_too_little_of_the_crop_and_has_too_little_inside_
     assert crop_with_labels(cut, photo, (3,), some, share=0.5)[2] == ()
 
 
+def test_what_lies_beyond_a_small_photo_is_part_of_the_crop_that_an_object_covers():
+    some = np.zeros((20, 400), np.uint8)
+    some[:5] = 3  # of any crop of 40 x 40 a quarter of its half that is photo; a tenth of the object is inside
+    cut, photo = augment(crop=40, resize=(0.5, 0.5)), np.zeros((20, 400, 3), np.uint8)
+    kept = [crop_with_labels(cut, photo, (3,), some, share=share)[2] for share in (0.12, 0.13)]
+    assert kept == [(3,), ()]
+
+
 def test_a_crop_without_labels_is_drawn_again():
     half = np.zeros((40, 400), np.uint8)
     half[:, 300:] = 3
