@@ -41,11 +41,12 @@ def test_equal_views_cost_nothing_and_a_difference_its_mean():
 
 
 def test_cross_regularisation_compares_across_views_counts_the_hardest_and_spares_the_targets():
-    def view(*first: float) -> torch.Tensor:
-        return torch.tensor([[[[*first, *[0.0] * (10 - len(first))]]]], requires_grad=True)
+    def view(first: float, second: float) -> torch.Tensor:
+        """Two classes at five pixels, of which one has a score."""
+        return torch.tensor([[[[0.0, one, 0.0, 0.0, 0.0]] for one in (first, second)]], requires_grad=True)
 
-    plain, of_small = view(), view(0.4)
-    refined, refined_of_small = view(0.5, 1.0), view(0.0, 0.0, 0.2)
+    plain, of_small = view(0.0, 0.0), view(0.0, 0.4)
+    refined, refined_of_small = view(1.0, 0.5), view(0.2, 0.0)
     loss = cross_regularisation(plain, of_small, refined_resized=refined, refined_of_resized=refined_of_small)
     # the hardest fifth of ten values: 0.2 and 0 of the one, 1 and 0.5 - 0.4 of the other
     assert torch.allclose(loss, torch.tensor([(0.2 + 0) / 2 + (1 + 0.1) / 2]))
