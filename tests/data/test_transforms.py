@@ -40,6 +40,13 @@ def test_resized_masks_lie_where_the_image_does(sides):
     assert np.abs(off).max() < 0.55 and np.abs(off.mean(axis=0)).max() < 0.15
 
 
+def test_a_photo_made_smaller_is_a_mean_of_its_pixels():
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[:, ::4] = 200  # a quarter of it, between the pixels that a quarter of the size looks at
+    small, _ = augment(crop=32, resize=(1.0, 1.0)).resized(image, image[..., 0])
+    assert set(small[:, :, 2:-2].unique().tolist()) == {50}
+
+
 def test_what_lies_beyond_the_image_is_the_mean_colour_and_ignored():
     image, mask = np.full((10, 10, 3), 200, np.uint8), np.zeros((10, 10), np.uint8)
     crop, crop_mask = augment(resize=(0.5, 0.5))(image, mask)
