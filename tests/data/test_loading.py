@@ -38,6 +38,9 @@ def test_every_image_is_seen_every_batch_is_full_and_epochs_differ():
     first = batches.whole()
     assert len(first) == len(batches) == 3 and {len(batch) for batch in first} == {4}
     assert {draw.photo for batch in first for draw in batch} == set(range(10))
+    # filled up with the epoch's first images, each at a place of its own
+    photos, places = ([getattr(draw, name) for batch in first for draw in batch] for name in ("photo", "position"))
+    assert photos[10:] == photos[:2] and places == [*range(12)]
     batches.epoch = 1
     assert [draw.photo for draw in batches.whole()[0]] != [draw.photo for draw in first[0]]
 

@@ -40,6 +40,13 @@ def test_resized_masks_lie_where_the_image_does(sides):
     assert np.abs(off).max() < 0.55 and np.abs(off.mean(axis=0)).max() < 0.15
 
 
+def test_a_photo_made_smaller_is_a_mean_of_its_pixels():
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[:, ::4] = 200  # a quarter of it, between the pixels that a quarter of the size looks at
+    small, _ = augment(crop=32, resize=(1.0, 1.0)).resized(image, image[..., 0])
+    assert set(small[:, :, 2:-2].unique().tolist()) == {50}
+
+
 def test_what_lies_beyond_the_image_is_the_mean_colour_and_ignored():
     image, mask = np.full((10, 10, 3), 200, np.uint8), np.zeros((10, 10), np.uint8)
     crop, crop_mask = augment(resize=(0.5, 0.5))(image, mask)
@@ -125,6 +132,14 @@ def test_an_object_that_covers_too_little_of_the_crop_and_has_too_little_inside_
     cut, photo = augment(crop=40, resize=(10.0, 10.0)), np.zeros((400, 400, 3), np.uint8)
     assert crop_with_labels(cut, photo, (3,), some, share=0.25)[2] == (3,)
     assert crop_with_labels(cut, photo, (3,), some, share=0.5)[2] == ()
+
+
+def test_what_lies_beyond_a_small_photo_is_part_of_the_crop_that_an_object_covers():
+    some = np.zeros((20, 400), np.uint8)
+    some[:5] = 3  # of any crop of 40 x 40 a quarter of its half that is photo; a tenth of the object is inside
+    cut, photo = augment(crop=40, resize=(0.5, 0.5)), np.zeros((20, 400, 3), np.uint8)
+    kept = [crop_with_labels(cut, photo, (3,), some, share=share)[2] for share in (0.12, 0.13)]
+    assert kept == [(3,), ()]
 
 
 def test_a_crop_without_labels_is_drawn_again():

@@ -31,6 +31,12 @@ def test_sure_pixels_by_hand():
     assert sure_pixels(scores, inside, missed, high=0.5, low=0.1).tolist() == [[[1, UNSURE, UNSURE, UNSURE, UNSURE]]]
 
 
+def test_at_the_thresholds_themselves_nothing_is_sure():
+    scores = row((0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (1.0, 0.0))
+    inside, found = torch.ones(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
+    assert sure_pixels(scores, inside, found, high=0.5, low=0.25).tolist() == [[[1, UNSURE, UNSURE, 0]]]
+
+
 def test_where_nothing_is_activated_nothing_is_sure():
     scores = torch.zeros(2, 3, 1, 2)
     scores[:, 0], scores[1, 1, 0, 0] = 1, 0.9
@@ -67,7 +73,7 @@ def test_without_any_known_class_there_is_no_loss_and_no_gradient():
 
 def test_foreground_decoupling_pulls_to_the_own_side_of_the_image_by_hand():
     # means: foreground (1, 0); background (0.6, 0.8), (0, 1) -> half their sum, made a unit vector
-    embedding = row((1.0, 0.0), (0.6, 0.8), (0.0, 1.0), (0.5, 0.5))
+    embedding = row((1.0, 0.0), (0.6, 0.8), (0.0, 1.0), (0.5, 0.5)).requires_grad_()
     sure = torch.tensor([[[2, 0, 0, UNSURE]]])
     loss, counted = foreground_decoupling(embedding, sure, temperature=1.0)
     x, y = 0.6 / math.hypot(0.6, 1.8), 1.8 / math.hypot(0.6, 1.8)
@@ -79,6 +85,10 @@ def test_foreground_decoupling_pulls_to_the_own_side_of_the_image_by_hand():
     ]
     assert loss.flatten().tolist() == pytest.approx(expected, abs=1e-6)
     assert counted.tolist() == [[[True, True, True, False]]]
+    # the means take no gradient: a pixel's loss moves that pixel alone, to its own side
+    loss[0, 0, 1].backward()
+    assert embedding.grad[0, :, 0].any(dim=0).tolist() == [False, True, False, False]
+    assert embedding.grad[0, 0, 0, 1] > 0 > embedding.grad[0, 1, 0, 1]
 
 
 def test_an_image_of_one_side_alone_counts_nothing():
@@ -103,8 +113,8 @@ def test_exclusivity_is_the_sum_of_products_of_pairs_without_the_background():
     assert exclusivity(scores).flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_sums_of_classes_are_of_sure_unit_vectors():
-    embedding = row((2.0, 0.0), (0.0, 0.5), (3.0, 4.0), (9.0, 9.0), (1.0, 1.0))
+def test_sums_of_classes_are_of_sure_unit_vectors_and_take_no_gradient():
+    embedding = row((2.0, 0.0), (0.0, 0.5), (3.0, 4.0), (9.0, 9.0), (1.0, 1.0)).requires_grad_()
     sums, counts = sums_of_classes(embedding, torch.tensor([[[1, 1, 3, 0, UNSURE]]]), num_classes=3)
     assert torch.allclose(sums, torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.6, 0.8]]))
-    assert counts.tolist() == [2, 0, 1]
+    assert counts.tolist() == [2, 0, 1] and not sums.requires_grad

@@ -15,6 +15,12 @@ def test_hand_worked_without_smoothing(no_crf):
     np.testing.assert_array_equal(mask, [[6, 0, 0, 6]])
 
 
+def test_hand_worked_with_one_class_whose_tie_is_background(no_crf):
+    # alpha 1: background scores 0.25, 0.5, 0.5625
+    image, cam = np.zeros((1, 3, 3), np.uint8), np.array([[[0.75, 0.5, 0.4375]]])
+    np.testing.assert_array_equal(baseline_mask(image, cam, [6], alpha=1, crf=no_crf((1, 3))), [[6, 0, 0]])
+
+
 def test_equal_classes_go_to_the_smallest_id(no_crf):
     mask = baseline_mask(np.zeros((1, 1, 3), np.uint8), np.full((2, 1, 1), 0.9), [6, 3], alpha=4, crf=no_crf((1, 1)))
     np.testing.assert_array_equal(mask, [[3]])

@@ -111,10 +111,10 @@ def test_threshold_mask_without_classes_is_background():
 
 
 def test_divided_by_peak_hand_worked():
-    cam = np.array([[[1.0, 0.0], [4.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    cam = np.array([[[1.0, 0.0], [4.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.5], [0.25, 0.5]]])
     result = divided_by_peak(cam)
     assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, np.array([[[0.25, 0], [1, 0.5]], [[0, 0], [0, 0]]], np.float32))
+    np.testing.assert_array_equal(result, [[[0.25, 0], [1, 0.5]], [[0, 0], [0, 0]], [[0, 1], [0.5, 1]]])
     assert divided_by_peak(np.zeros((0, 2, 2))).shape == (0, 2, 2)
     for wrong in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="negative values"):

@@ -54,6 +54,16 @@ def test_a_small_map_takes_the_edge_of_the_large_photo():
     assert found[:, :50].max() < 0.1 and found[:, 57:].min() > 0.9
 
 
+def test_between_the_pixels_of_a_small_map_a_ramp_goes_on():
+    flat = np.full((80, 100, 3), 90, np.uint8)
+    ramp = np.arange(25.0)[None, None].repeat(20, 1)
+    (found,) = GuidedUpsampling(flat[:20, :25], flat, radius=1, epsilon=1e-4)(ramp)
+    # four pixels to one, whose centres lie on each other; windows at the border bend it
+    np.testing.assert_allclose(
+        found[:, 16:-16], ((np.arange(100) + 0.5) / 4 - 0.5)[None, 16:-16].repeat(80, 0), atol=1e-4
+    )
+
+
 def test_a_constant_stays_one():
     image = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
     found = GuidedUpsampling(image[:5, :6], image, radius=1, epsilon=1e-4)(np.full((1, 5, 6), 0.3))

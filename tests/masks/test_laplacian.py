@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -61,6 +62,30 @@ def test_the_random_walk_weighs_eight_neighbours_by_their_colours_by_hand():
     # pixel 0 has neighbours 1, 3, 4 of its own colour; pixel 1 meets 2 and 5 across the edge, with the least weight
     assert weights[0].round(6).tolist() == [-3, 1, 0, 1, 1, 0]
     assert weights[1].round(6).tolist() == pytest.approx([1, -3.0002, 1e-4, 1, 1, 1e-4], abs=1e-6)
+
+
+def test_the_random_walk_weighs_a_little_difference_by_its_exponential_by_hand():
+    image = np.full((3, 3, 3), 40, np.uint8)
+    image[1, 1] = (46, 40, 32)
+    weights = -laplacian(image, kind="random_walk", epsilon=1e-4).toarray()
+    expected = np.exp(-900 * (6**2 + 8**2) / 255**2)  # 0.25
+    np.testing.assert_allclose(np.delete(weights[4], 4), expected, atol=1e-12)
+    np.testing.assert_allclose(weights[0], [-2 - expected, 1, 0, 1, expected, 0, 0, 0, 0], atol=1e-12)
+
+
+def test_knn_counts_how_often_pixels_are_among_each_others_nearest():
+    image = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    expected = np.zeros((42, 42))
+    for count, weight in ((20, 2), (10, 0.1)):
+        features = [(*image[y, x] / 255, weight * y / 5, weight * x / 6) for y in range(6) for x in range(7)]
+        for i, one in enumerate(features):
+            nearest = sorted(range(42), key=lambda j: math.dist(one, features[j]))[:count]
+            for j in nearest:
+                expected[i, j] -= 1
+                expected[j, i] -= 1
+    np.fill_diagonal(expected, 0)
+    np.fill_diagonal(expected, -expected.sum(axis=1))
+    np.testing.assert_allclose(laplacian(image, kind="knn", epsilon=1e-4).toarray(), expected)
 
 
 def estimated(kind, image, trimap):

@@ -45,6 +45,13 @@ def test_sure_of_background_is_a_high_background_score_alone():
     np.testing.assert_array_equal(sure_pixels(x, **HALVES), [[0, 0, UNSURE, UNSURE]])
 
 
+def test_a_high_background_score_is_not_sure_where_a_class_wins():
+    # (1 - x)^2 is 0.25, 0.36, 1, all above 0.2, but 0.5 and 0.4 win; of the class's two only the higher is sure
+    x = row(0.5, 0.4, 0.0)[None]
+    found = sure_pixels(x, alpha=2, min_score=0.1, top_share=1.0, min_background=0.2)
+    np.testing.assert_array_equal(found, [[1, UNSURE, 0]])
+
+
 def test_a_class_without_a_candidate_or_with_equal_ones_is_nowhere_sure():
     weak, flat = row(0.05, 0.08, 0.0), row(0.5, 0.5, 0.0)
     np.testing.assert_array_equal(sure_pixels(weak[None], **HALVES)[0, :2], [UNSURE, UNSURE])
@@ -67,6 +74,9 @@ def test_crf_labels_by_hand():
     np.testing.assert_array_equal(found, [[1, 0, UNSURE, UNSURE, 0]])
     # What the two are sure of may be another label than the one that is taken: 0.95 of class 1 keeps the last a 0.
     assert crf_labels(foreground, background, min_probability=0.92)[0, 4] == UNSURE
+    # at the probability itself they are sure
+    even = np.array([[[0.25, 0.75]], [[0.75, 0.25]]], np.float32)
+    np.testing.assert_array_equal(crf_labels(even, even, min_probability=0.75), [[1, 0]])
 
 
 def test_union_keeps_a_label_where_the_cam_is_sure_of_another_class_and_agreement_does_not():

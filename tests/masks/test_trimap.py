@@ -44,6 +44,16 @@ def test_shares_count_the_certain_pixels_of_each_label():
 
 
 @pytest.mark.parametrize("classes", [1, 2])
+def test_a_trimap_of_two_crfs_by_hand(classes, no_crf):
+    x = np.array([[[0.05, 0.3, 0.5, 0.6, 0.9, 0.0]], [[0.0, 0.0, 0.0, 0.0, 0.0, 0.9]]], np.float32)[:classes]
+    # alpha 2 leaves background the scores 0.9, 0.49, 0.25, 0.16, 0.01, alpha 8 leaves it 0.66, 0.058, 0.004, 0.001, 0:
+    # background to both; only to the first, which makes no background; a class to both, with 0.67, 0.79, 0.99
+    steps = crf_trimap_steps(x, LABELS[: classes + 1], foreground_alpha=2, background_alpha=8, min_probability=0.7)
+    expected = [[0, 255, 255, 3, 3, 7 if classes == 2 else 0]]
+    np.testing.assert_array_equal(finish(steps, no_crf((1, 6))), expected)
+
+
+@pytest.mark.parametrize("classes", [1, 2])
 def test_the_trimap_of_two_crfs_is_rrms_label_without_a_say_of_the_cam(photo, classes):
     image, inside = photo(24, 32)
     y, x = np.mgrid[:24, :32]

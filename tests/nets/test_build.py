@@ -300,6 +300,9 @@ def test_normalisation_is_the_backbones_unless_given():
     assert normalisation(backbone="mobilenetv2_100", mean=(0.5,) * 3)[0] == (0.5, 0.5, 0.5)
     white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
     assert torch.equal(normalise(white, mean=(0.5,) * 3, std=(0.5,) * 3), torch.ones(1, 3, 1, 1))
+    colour = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    normalised = normalise(colour, mean=(0.5, 0.25, 0.0), std=(0.5, 0.125, 0.1))
+    assert normalised.flatten().tolist() == pytest.approx([1, -2, 2])
 
 
 def test_padding_is_below_and_right_and_only_where_needed():

@@ -9,7 +9,7 @@ from stage_kit import CLASSES, artefact, context, draw, scene
 from pmm_ray.config import CrfConfig, PredictConfig
 from pmm_ray.data.images import read_image, read_label
 from pmm_ray.inference import average, whole_views
-from pmm_ray.masks.crf import DenseCRF, crf_params
+from pmm_ray.masks.crf import MIN_SCORE, DenseCRF, crf_params
 from pmm_ray.nets.build import build_segmenter, load_model, save_model
 from pmm_ray.nets.inputs import normalise
 from pmm_ray.stages.mask_files import mask_paths
@@ -117,10 +117,12 @@ def test_a_class_that_the_photo_is_said_to_have_is_counted_also_where_the_networ
 
 
 def test_the_crf_works_on_filtered_probabilities_that_sum_to_1(tmp_path, model, photos):
+    set_bias(model, 1, 40.0)  # leaves the kept classes less than the CRF's least score
     params = crf_params("segmentation")
     worker(model, tmp_path, label_filter=True, crf=CrfConfig(preset="segmentation"))(rows_of(photos))
     photo = photos.photos[0]
     kept = softmax(model, photo.image)[[0, 2]]
+    assert kept.sum(axis=0).max() < MIN_SCORE
     kept /= kept.sum(axis=0)
     refined = DenseCRF(read_image(photo.image), params=params).multilabel(kept)
     np.testing.assert_array_equal(read_label(tmp_path / "raw" / "a/one.png"), np.array([0, 2])[kept.argmax(axis=0)])

@@ -319,6 +319,18 @@ def test_every_scale_sees_whole_cells():
     assert sorted(seen) == [(32, 32), (64, 64), (64, 64)]
 
 
+def test_the_cam_of_scale_1_is_the_one_in_training_which_sees_by_its_batchs_statistics():
+    made = objective(masks_with((0, 9)), scales=(1.0,))
+    made(batch(), (LABELS, INSIDE))
+    inputs = batch().float() / 127.5 - 1
+    in_training, stored = (
+        torch.nn.functional.interpolate(cam, size=(64, 64), mode="bilinear", align_corners=False)[1]
+        for cam in (made.net.cam(inputs), made.net.eval().cam(inputs))
+    )
+    torch.testing.assert_close(made._labeller.cams[1], in_training.detach())
+    assert not torch.allclose(in_training, stored, atol=1e-2)
+
+
 def test_other_scales_leave_the_batch_norm_of_scale_1_alone():
     statistics = []
     for scales in ((1.0,), (0.5, 1.0, 2.0)):
