@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,7 @@ COCO_CLASSES = tuple(_NAMES.split(","))
 
 _VERSION = 1  # of what the cache holds and how masks are drawn
 _GROUP = 64  # rows of the cache read at once
+_WITHOUT_OUTLINE = "without_outline"
 _SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -93,6 +94,13 @@ def _split(
     table = cache / "coco" / identity[:16] / "annotations.parquet"
     if not table.exists():
         _extract(source, names, table)
+    known = pq.read_schema(readable(table)).metadata or {}
+    missing, annotations = json.loads(known.get(_WITHOUT_OUTLINE.encode(), "[0, 0]"))
+    if with_truth and missing:
+        if missing == annotations:
+            raise UserError(f"{shown(source)}: no annotation has a 'segmentation' to draw masks: set data.masks=null")
+        why = f"{missing} of {annotations} annotations have no 'segmentation': their images are not scored"
+        reader.problems.add(source, why, group="without an outline")
     files, labels = (pq.read_table(readable(table), columns=[c]).column(c).to_pylist() for c in ("file", "labels"))
     rows: dict[str, int] = {}
     for row, file in enumerate(files):
@@ -129,11 +137,16 @@ def _extract(source: Path, names: Sequence[str], table: Path) -> None:
         objects: dict[Any, list[tuple[int, Any]]] = {image["id"]: [] for image in data["images"]}
         present: dict[Any, set[int]] = {key: set() for key in objects}
         for annotation in data["annotations"]:
-            number = category[annotation["category_id"]]
+            number = category.get(annotation["category_id"])
+            if number is None:
+                raise UserError(
+                    f"{shown(source)}: an annotation of image {shown(annotation['image_id'])} has category_id "
+                    f"{shown(annotation['category_id'])}, which is not among its categories: correct the file"
+                )
             if number and annotation["image_id"] in objects:
                 crowd = bool(annotation.get("iscrowd", 0))
                 present[annotation["image_id"]].add(number)
-                objects[annotation["image_id"]].append((IGNORE if crowd else number, annotation["segmentation"]))
+                objects[annotation["image_id"]].append((IGNORE if crowd else number, annotation.get("segmentation")))
         rows = [
             {
                 "file": image["file_name"],
@@ -145,10 +158,17 @@ def _extract(source: Path, names: Sequence[str], table: Path) -> None:
             for image in data["images"]
         ]
         with atomic_path(table) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary, row_group_size=_GROUP, compression="zstd")
+            facts = _SCHEMA.with_metadata({_WITHOUT_OUTLINE: _without_outline(objects.values())})
+            pq.write_table(pa.Table.from_pylist(rows, facts), temporary, row_group_size=_GROUP, compression="zstd")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {shown(error)}"
         raise UserError(f"{shown(source)}: not a COCO annotation file ({why}): replace it") from None
+
+
+def _without_outline(objects: Iterable[Sequence[tuple[int, Any]]]) -> str:
+    """How many annotations do not say where their object is (a box does not), and of how many, as JSON."""
+    missing = [segmentation is None for listed in objects for _, segmentation in listed]
+    return json.dumps([sum(missing), len(missing)])
 
 
 def _categories(categories: Sequence[Mapping[str, Any]], names: Sequence[str], source: Path) -> dict[Any, int]:
@@ -202,12 +222,16 @@ def draw_mask(objects: Sequence[tuple[int, Any]], *, height: int, width: int) ->
     """Mask (H, W) uint8 of (id, COCO segmentation) objects: the smaller on top; crowds (id 255) below all of them.
 
     A crowd's region often reaches over objects that have an outline of their own; what is known about those is kept.
+    With an object that has no outline (None) the whole image is 255.
 
     Raises:
         UserError: a segmentation that does not fit the image.
     """
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"an annotated image of {width} x {height} pixels: correct the annotation JSON")
+    # where an object without an outline is nobody knows
+    if any(segmentation is None for _, segmentation in objects):
+        return np.full((height, width), IGNORE, np.uint8)
     regions = [(number, _region(segmentation, height, width)) for number, segmentation in objects]
     mask = np.zeros((height, width), np.uint8)
     for number, region in sorted(regions, key=lambda item: (item[0] != IGNORE, -int(item[1].sum()))):
@@ -224,8 +248,11 @@ def _region(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
             return np.zeros((height, width), bool)
         return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     counts, size = segmentation["counts"], list(segmentation["size"])
-    if size != [height, width] or (isinstance(counts, list) and sum(counts) != height * width):
+    if size != [height, width]:
         sizes = f"of size {size} in an image of {[height, width]}"
-        raise UserError(f"a run-length annotation {sizes}: correct the annotation JSON")
+        raise UserError(f"a run-length annotation {sizes} (height, width): correct the annotation JSON")
+    if isinstance(counts, list) and sum(counts) != height * width:
+        sums = f"whose counts add up to {sum(counts)} in an image of {height * width} pixels"
+        raise UserError(f"a run-length annotation {sums}: correct the annotation JSON")
     runs = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
     return coco_mask.decode(runs).astype(bool)

@@ -80,7 +80,8 @@ def _csv(path: Path) -> Rows:
     text = path.read_text("utf-8-sig")
     first = text.split("\n", 1)[0]
     delimiter = next((d for d in (",", "\t", ";") if d in first), ",")
-    lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if any(row)]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = [row for row in rows if any(field.strip() for field in row)]
     header = [name.strip() for name in lines[0]] if lines else []
     for row in lines[1:]:
         if len(row) != len(header):

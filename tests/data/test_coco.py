@@ -148,6 +148,37 @@ def test_run_lengths_that_do_not_fit_the_image_are_refused(segmentation):
         draw_mask([(1, segmentation)], height=8, width=8)
 
 
+def test_run_lengths_of_another_number_of_pixels_say_both_numbers():
+    with pytest.raises(UserError, match="counts add up to 60 in an image of 64 pixels"):
+        draw_mask([(1, {"counts": [60], "size": [8, 8]})], height=8, width=8)
+
+
+@pytest.mark.parametrize("outline", [{}, {"segmentation": None}])
+def test_boxes_alone_do_for_labels_and_not_for_masks(coco, outline):
+    path = coco / "annotations" / "train.json"
+    whole = json.loads(path.read_text())
+    for item in whole["annotations"]:
+        del item["segmentation"]
+        item.update(outline)
+    path.write_text(json.dumps(whole))
+    data = load(coco, masks=None, val_list=None)
+    assert [photo.labels for photo in data.train.photos.photos] == [(1, 17), (80,)]
+    for _ in range(2):  # parsed, and remembered
+        with pytest.raises(UserError, match=r"train\.json: no annotation has a 'segmentation'.*data\.masks=null"):
+            load(coco, val_list=None)
+
+
+def test_an_annotation_without_an_outline_costs_its_image_only(coco):
+    path = coco / "annotations" / "train.json"
+    whole = json.loads(path.read_text())
+    del whole["annotations"][3]["segmentation"]
+    path.write_text(json.dumps(whole))
+    data = load(coco, val_list=None)
+    assert {1, 17} < set(np.unique(read_label(data.train.truth.masks["000000000007"])))
+    assert set(np.unique(read_label(data.train.truth.masks["000000000003"]))) == {255}
+    assert any("1 of 5 annotations have no 'segmentation'" in problem.why for problem in data.problems)
+
+
 def test_masks_are_drawn_only_when_asked_for_and_once(coco):
     truth = load(coco).train.truth
     folder = next((coco.parent / "cache" / "coco").iterdir()) / "masks"
@@ -219,6 +250,10 @@ def test_file_names_in_the_annotations_cannot_lead_elsewhere(coco):
             r"class widget.*set data\.classes|set data\.classes.*widget",
         ),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}', "at least one image"),
+        (
+            '{"images": [], "annotations": [{"image_id": 5, "category_id": 99}], "categories": []}',
+            "an annotation of image 5 has category_id 99, which is not among its categories",
+        ),
     ],
 )
 def test_a_json_that_is_no_annotation_file_is_named(coco, text, message):

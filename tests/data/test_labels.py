@@ -50,6 +50,7 @@ CSV_FORMS = {
     "columns by pandas": ",image,cat,dog,sea lion\n0,a,1.0,0.0,0.0\n1,b,True,True,False\n2,c,,,1\n",
     "quotes, other columns, blank lines, BOM": '\ufeffid,Image,split,Label\n\n1,"a",train,cat\n'
     '2,b,val,"cat;dog"\n3,c,,sea lion\n',
+    "lines of spaces": "image,label\n   \na,cat\nb,cat;dog\n \t \nc,sea lion\n  \n",
     "Windows line ends": "image,label\r\na,cat\r\nb,cat\r\nb,dog\r\nc,sea lion\r\n",
 }
 
