@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pmm_ray.data.dataset import IGNORE, Classes, Dataset, Split, Truth
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
 from pmm_ray.data.images import MAX_PIXELS, write_label
-from pmm_ray.data.labels import check_classes, class_id, read_labels
+from pmm_ray.data.labels import check_classes, class_id, class_name, read_labels
 from pmm_ray.data.names import ImageIndex, NotFoundInFolder
 from pmm_ray.data.problems import Problems, shown
 from pmm_ray.data.splits import Reader, image_folder, labels_for, lookup, make_classes
@@ -173,15 +173,15 @@ def _without_outline(objects: Iterable[Sequence[tuple[int, Any]]]) -> str:
 
 def _categories(categories: Sequence[Mapping[str, Any]], names: Sequence[str], source: Path) -> dict[Any, int]:
     """COCO's category id -> id 1..C here, or 0 for a category that is not among `names`."""
-    theirs = [category["name"] for category in categories]
+    theirs = [class_name(str(category["name"])) for category in categories]
     if tuple(names) == COCO_CLASSES:
         for name in theirs:
-            class_id(str(name), names, f"{shown(source)} has (set data.classes if it is not COCO)")
+            class_id(name, names, f"{shown(source)} has (set data.classes if it is not COCO)")
     else:
         for name in names:
             class_id(name, theirs, f"data.classes: {shown(source)} lacks")
     ids = {name: number for number, name in enumerate(names, 1)}
-    return {category["id"]: ids.get(category["name"], 0) for category in categories}
+    return {category["id"]: ids.get(name, 0) for category, name in zip(categories, theirs, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pmm_ray.files import readable
 
 _IMAGE_COLUMNS = ("image", "name", "file", "filename", "file_name", "image_name", "image_id", "path", "img")
 _LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "class_id", "class_ids")
-_HOT = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": 0, "none": 0, "nan": 0}
+_HOT = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": 0, "none": 0, "nan": 0, "n/a": 0, "null": 0}
 
 Rows = tuple[list[tuple[str, Any]], tuple[str, ...] | None]
 
