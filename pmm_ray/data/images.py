@@ -20,7 +20,14 @@ from pmm_ray.places import StorageError, place
 MAX_PIXELS = 80_000_000
 """A larger image is refused: a small file can hold one that fills the memory."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+IMAGE_KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
+UNREAD_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+)
+"""Of photos that cannot be read: the user is told so, which no other file is worth."""
+UNREAD = "files are not read: convert them to JPEG or PNG"
 LABEL_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
 
 # Named, so that no exotic decoder (EPS runs Ghostscript) ever sees a file. JPEG includes MPO, which some phones write.

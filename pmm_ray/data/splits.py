@@ -10,7 +10,8 @@ from pmm_ray.data.dataset import Classes, Photo, Photos, Split, Truth
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
 from pmm_ray.data.images import LABEL_SUFFIXES
 from pmm_ray.data.labels import LabelTable
-from pmm_ray.data.names import ImageIndex, NotFoundInFolder, listing, stem
+from pmm_ray.data.listing import listing
+from pmm_ray.data.names import ImageIndex, NotFoundInFolder, stem
 from pmm_ray.data.palette import voc_palette
 from pmm_ray.data.problems import Problems, shown, some
 from pmm_ray.errors import UserError

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
+from pmm_ray.data.images import IMAGE_SUFFIXES
 from pmm_ray.data.labels import check_classes, class_id, read_labels
 from pmm_ray.data.names import ImageIndex
 from pmm_ray.data.problems import Problems, shown
@@ -32,7 +33,8 @@ _NAMES = (
 )
 VOC_CLASSES = tuple(_NAMES.split(","))
 
-_PAIR = re.compile(r"(.+\.(?:jpe?g|png|bmp|webp|tiff?))\s+(\S.*\.png)", re.IGNORECASE)
+_SUFFIX = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_PAIR = re.compile(rf"(.+\.(?:{_SUFFIX}))\s+(\S.*\.png)", re.IGNORECASE)
 
 
 def read_voc(
