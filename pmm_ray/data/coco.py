@@ -21,7 +21,7 @@ from pmm_ray.data.images import MAX_PIXELS, write_label
 from pmm_ray.data.labels import check_classes, class_id, class_name, read_labels
 from pmm_ray.data.names import ImageIndex, NotFoundInFolder
 from pmm_ray.data.problems import Problems, shown
-from pmm_ray.data.splits import Reader, image_folder, labels_for, lookup, make_classes
+from pmm_ray.data.splits import Reader, image_index, labels_file, labels_for, lookup, make_classes
 from pmm_ray.errors import UserError
 from pmm_ray.files import atomic_path, readable
 from pmm_ray.places import below
@@ -76,19 +76,29 @@ def read_coco(
     if train_list is None:
         raise UserError("data.train_list: coco needs an annotation JSON such as annotations/instances_train2014.json")
     reader = Reader(make_classes(check_classes(classes or COCO_CLASSES, "data.classes")), hashes, Problems(), limit)
-    given = None if labels is None else below(root, labels)
-    index = ImageIndex(image_folder(root, images, "data.images"), reader.problems, skip=skip)
-    train = _split(reader, "train", below(root, train_list), index, given, masks is not None, cache)
+    folders = [(images, "data.images")]
+    if val_list is not None and val_images not in (None, images):
+        folders.append((str(val_images), "data.val_images"))
+    indexes = [image_index(root, folder, key, reader.problems, skip=skip) for folder, key in folders]
+    given = None if labels is None else labels_file(root, labels)
+    train = _split(reader, "train", below(root, train_list), indexes, given, masks is not None, cache)
     val = None
     if val_list is not None:
-        index = ImageIndex(image_folder(root, val_images or images, "data.val_images"), reader.problems, skip=skip)
-        val = _split(reader, "val", below(root, val_list), index, given, masks is not None, cache)
+        val = _split(reader, "val", below(root, val_list), indexes[::-1], given, masks is not None, cache)
     return Dataset(root.name, reader.classes, train, val, reader.problems.listed())
 
 
 def _split(
-    reader: Reader, title: str, source: Path, index: ImageIndex, given: Path | None, with_truth: bool, cache: Path
+    reader: Reader,
+    title: str,
+    source: Path,
+    indexes: Sequence[ImageIndex],
+    given: Path | None,
+    with_truth: bool,
+    cache: Path,
 ) -> Split:
+    """A split of the images of the first index; the labels in `given` may be of the others' too."""
+    index, others = indexes[0], indexes[1:]
     names = reader.classes.names[1:]
     identity = fingerprint(_VERSION, names, _content(source, title, reader.hashes))
     table = cache / "coco" / identity[:16] / "annotations.parquet"
@@ -111,7 +121,9 @@ def _split(
     if given is None:
         labels_of = lookup({name: tuple(labels[row]) for name, row in rows.items()}, source)
     else:
-        labels_of = labels_for(read_labels(given, classes=names), index, reader.problems, given)
+        # labels that no split has are noted once
+        problems = reader.problems if title == "train" else Problems()
+        labels_of = labels_for(read_labels(given, classes=names), index, problems, given, others=others)
     masks = DrawnMasks(table, table.parent / "masks", rows, reader.classes)
     truth = Truth(masks, source.stem, identity) if with_truth else None
     split = reader.split(title, source, files, index, labels_of, truth)

@@ -230,6 +230,16 @@ def test_a_labels_file_may_replace_the_annotations(coco):
     assert [photo.labels for photo in data.train.photos.photos] == [(16,)]
 
 
+def test_labels_of_the_other_split_are_not_unknown_and_those_of_none_are_told_once(coco):
+    photo(coco / "val" / "only_val.jpg", size=(20, 30))
+    path = coco / "annotations" / "val.json"
+    path.write_text(path.read_text().replace("000000000007.jpg", "only_val.jpg"))
+    labels = {"000000000007": ["cat"], "only_val": ["dog"], "nowhere": ["dog"]}
+    (coco / "labels.json").write_text(json.dumps(labels))
+    told = [problem.name for problem in load(coco, labels="labels.json").problems if "labels.json" in problem.why]
+    assert told.count("nowhere") == 1 and "only_val" not in told
+
+
 def test_file_names_in_the_annotations_cannot_lead_elsewhere(coco):
     photo(coco / "outside.jpg")
     path = coco / "annotations" / "train.json"
