@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pmm_ray.data.dataset import IGNORE
 from pmm_ray.data.palette import Colour, voc_palette
 from pmm_ray.data.problems import shown
 from pmm_ray.errors import UserError
@@ -77,12 +78,26 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) in _QUARTER_TURNS else (height, width)
 
 
-def read_label(path: str | Path) -> NDArray[np.uint8]:
+def read_label(path: str | Path, *, num_classes: int | None = None) -> NDArray[np.uint8]:
     """A label mask as (H, W) uint8 ids, from a palette image (its indices) or a grey one (its values).
 
     Raises:
-        ImageError: missing, broken or too large; lossy (JPEG); in colour; or with an id above 255.
+        ImageError: missing, broken or too large; lossy (JPEG); in colour; or with an id above 255, or one that is
+            neither below `num_classes` (C + 1, with the background) nor 255.
     """
+    mask = _ids(path)
+    if num_classes is not None:
+        held = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        strange = held[(held >= num_classes) & (held != IGNORE)]
+        if strange.size:
+            raise ImageError(
+                f"{shown(path)}: the mask holds id {strange[0]}; its ids must be 0..{num_classes - 1} or {IGNORE}: "
+                "correct the mask, or name its class in data.classes"
+            )
+    return mask
+
+
+def _ids(path: str | Path) -> NDArray[np.uint8]:
     with _opened(path, _LABEL_FORMATS) as image:
         image.load()
         if image.mode in ("P", "L", "1"):
