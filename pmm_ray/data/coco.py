@@ -244,7 +244,11 @@ def draw_mask(objects: Sequence[tuple[int, Any]], *, height: int, width: int) ->
     # where an object without an outline is nobody knows
     if any(segmentation is None for _, segmentation in objects):
         return np.full((height, width), IGNORE, np.uint8)
-    regions = [(number, _region(segmentation, height, width)) for number, segmentation in objects]
+    try:
+        regions = [(number, _region(segmentation, height, width)) for number, segmentation in objects]
+    except (ValueError, TypeError, LookupError) as error:
+        why = f"an annotation whose segmentation cannot be drawn ({shown(error)})"
+        raise UserError(f"{why}: correct the annotation JSON") from None
     mask = np.zeros((height, width), np.uint8)
     for number, region in sorted(regions, key=lambda item: (item[0] != IGNORE, -int(item[1].sum()))):
         mask[region] = number

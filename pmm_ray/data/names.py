@@ -22,6 +22,10 @@ class NotFoundInFolder(LookupError):  # noqa: N818
     """No image, or no single one, has the name that was asked for: the message is one line that says what to do."""
 
 
+class NotRead(NotFoundInFolder):
+    """There is a photo of that name, but of a kind that is not read, which was noted when the folder was listed."""
+
+
 def stem(path: str) -> str:
     """A relative path without its image or mask suffix; dots elsewhere stay ('a.b.jpg' -> 'a.b')."""
     return path[: -len(PurePosixPath(path).suffix)] if PurePosixPath(path).suffix else path
@@ -110,7 +114,7 @@ class ImageIndex:
 
     def _single(self, candidates: list[str], entry: str) -> str:
         if not candidates and (unread := self._unread.get(_composed(self._inside(entry)))):
-            raise NotFoundInFolder(f"{PurePosixPath(unread).suffix.lower()} {UNREAD}")
+            raise NotRead(f"{PurePosixPath(unread).suffix.lower()} {UNREAD}")
         if not candidates:
             raise NotFoundInFolder(f"no such image in {shown(self.folder)}: restore it or take the entry off the list")
         if len(candidates) > 1:

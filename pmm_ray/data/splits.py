@@ -12,11 +12,11 @@ from pmm_ray.data.fingerprint import ContentHashes, fingerprint
 from pmm_ray.data.images import IMAGE_KINDS, LABEL_SUFFIXES
 from pmm_ray.data.labels import LabelTable
 from pmm_ray.data.listing import listing
-from pmm_ray.data.names import ImageIndex, NotFoundInFolder, stem
+from pmm_ray.data.names import ImageIndex, NotFoundInFolder, NotRead, stem
 from pmm_ray.data.palette import voc_palette
 from pmm_ray.data.problems import Problems, shown, some
 from pmm_ray.errors import UserError
-from pmm_ray.places import below
+from pmm_ray.places import StorageError, below
 
 LabelsOf = Callable[[str, str], tuple[int, ...]]
 """(name, relative image path) -> ids; raises NoLabels."""
@@ -147,23 +147,24 @@ def labels_for(
         UserError: no key matches any.
     """
     by_name: dict[str, tuple[int, ...]] = {}
-    unknown: dict[str, str] = {}
+    unknown: dict[str, NotFoundInFolder] = {}
     for key, ids in table.labels.items():
         try:
             name = index.names[index.find_anywhere(key)]
         except NotFoundInFolder as error:
             if not any(_holds(other, key) for other in others):
-                unknown[key] = str(error)
+                unknown[key] = error
         else:
             by_name[name] = tuple(sorted({*by_name.get(name, ()), *ids}))
     if len(unknown) == len(table.labels):
         key, why = next(iter(unknown.items()))
         raise UserError(
             f"data.labels={shown(source)}: its names match no image of {shown(index.folder)}: write them as the images "
-            f"are called, such as {shown(next(iter(index.names)))} (the first is {shown(key)}: {why})"
+            f"are called, such as {shown(next(iter(index.names)))} ({shown(key)}: {str(why).partition(':')[0]})"
         )
     for key, why in unknown.items():
-        problems.add(key, f"{why}; labelled in {shown(source)}", group=f"labelled in {shown(source)} and not found")
+        if not isinstance(why, NotRead):
+            problems.add(key, f"{why}; labelled in {shown(source)}", group=f"labelled in {shown(source)} and not found")
     return lookup(by_name, source)
 
 
@@ -217,8 +218,9 @@ def image_index(root: Path, folder: str, key: str, problems: Problems, *, skip: 
 def labels_file(root: Path, labels: str) -> Path:
     """`root/labels`; if it is not there but near, UserError that says so."""
     path = below(root, labels)
-    if not path.is_file() and (near := _near(root, labels)):
-        raise UserError(f"{shown(path)}: no such labels file: set data.root={shown(near)}, where it is")
+    if not path.is_file() and (near := _near(root, labels, lambda found: found.is_file())):
+        advice = f"set data.root={shown(near)}, where it is, or data.labels to its absolute path"
+        raise UserError(f"{shown(path)}: no such labels file: {advice}")
     return path
 
 
@@ -227,14 +229,15 @@ def _image_folder(root: Path, folder: str, key: str) -> Path:
     if not root.is_dir():
         raise UserError(f"{shown(root)}: no such folder: set data.root to the data set")
     if not path.is_dir():
-        if near := _near(root, folder):
+        if near := _near(root, folder, lambda found: found.is_dir()):
             raise UserError(f"{shown(path)}: no such folder: set data.root={shown(near)}, where it is")
         raise UserError(f"{shown(path)}: no such folder: set {key} to the images' folder below data.root ('.': itself)")
     return path
 
 
-def _near(root: Path, name: str) -> Path | None:
-    """The folder above `root`, or the first in it, in which `name` is."""
-    with suppress(OSError):  # a folder that cannot be looked into
-        return next((folder for folder in (root.parent, *sorted(root.iterdir())) if (folder / name).exists()), None)
+def _near(root: Path, name: str, fits: Callable[[Path], bool]) -> Path | None:
+    """The first folder in `root`, or that above it, in which there is a `name` that fits."""
+    with suppress(OSError, StorageError):  # of what cannot be looked into, such as the place above a bucket
+        folders = (folder for folder in (*sorted(root.iterdir()), root.parent) if folder.is_dir())
+        return next((folder for folder in folders if fits(folder / name)), None)
     return None

@@ -141,9 +141,12 @@ def test_degenerate_polygons_enclose_nothing():
 
 @pytest.mark.parametrize(
     "segmentation",
-    [{"counts": [10**9], "size": [8, 8]}, {"counts": [60], "size": [8, 8]}, {"counts": [100], "size": [10, 10]}],
+    [
+        *({"counts": [10**9], "size": [8, 8]}, {"counts": [60], "size": [8, 8]}, {"counts": [100], "size": [10, 10]}),
+        *({"counts": [64]}, {"size": [8, 8]}, [["a", 1, 2, 3, 4, 5]], 7),
+    ],
 )
-def test_run_lengths_that_do_not_fit_the_image_are_refused(segmentation):
+def test_outlines_that_do_not_fit_the_image_are_refused(segmentation):
     with pytest.raises(UserError, match="annotation JSON"):
         draw_mask([(1, segmentation)], height=8, width=8)
 

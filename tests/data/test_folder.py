@@ -127,14 +127,13 @@ def test_each_label_without_an_image_is_told_with_its_reason(folder):
     assert whys["raw.cr2"].startswith(".cr2 files are not read")
     assert whys["/elsewhere/five.jpg"].startswith("leads out of")
     assert whys["six"].startswith("no such image in")
+    assert len(data.problems) == 3  # the raw file is told of once
 
 
 def test_labels_that_match_no_image_name_the_setting_and_the_file(folder):
     (folder / "labels.csv").write_text("image,label\nx1,cat\nx2,dog\n")
-    with pytest.raises(
-        UserError,
-        match=rf"^data\.labels={folder}/labels\.csv: its names match no image of {folder}: .* such as four\.webp",
-    ):
+    said = rf"^data\.labels={folder}/labels\.csv: its names match no image of {folder}: .* such as four\.webp"
+    with pytest.raises(UserError, match=said + r" \(x1: no such image in [^:]*$"):
         load(folder)
 
 
@@ -148,6 +147,8 @@ def test_a_validation_list_of_all_photos_leaves_none_to_train_on(folder):
 def test_a_root_one_folder_too_high_or_low_is_told_where_the_labels_are(folder, root):
     with pytest.raises(UserError, match=rf"labels\.csv: no such labels file: set data\.root={folder}, where it is"):
         load((folder / root).resolve(), cache=folder.parent / "elsewhere" / "cache")
+    with pytest.raises(UserError, match=r"photos: labels are read from .*: set data\.labels"):
+        load(folder, labels=".")
 
 
 def test_given_classes_fix_names_and_order(folder):
