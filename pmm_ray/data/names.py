@@ -56,7 +56,7 @@ class ImageIndex:
         self.folder = folder
         self._roots = {str(folder), str(folder.resolve())}
         files, links = walk(folder, skip=skip)
-        self.names = image_names(with_suffix(files, IMAGE_SUFFIXES), problems)
+        self.names = image_names(_photos(with_suffix(files, IMAGE_SUFFIXES)), problems)
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_file: dict[str, list[str]] = defaultdict(list)
@@ -120,6 +120,13 @@ class ImageIndex:
         if len(candidates) > 1:
             raise NotFoundInFolder(f"fits {some(candidates)} in {shown(self.folder)}: write the one that is meant")
         return candidates[0]
+
+
+def _photos(images: list[str]) -> list[str]:
+    """The images without any GIF beside one of the same stem, whose mask or preview it is."""
+    gifs = set(with_suffix(images, {".gif"}))
+    stems = {stem(path) for path in images if path not in gifs}
+    return [path for path in images if path not in gifs or stem(path) not in stems]
 
 
 def _note(unread: Iterable[str], links: Iterable[str], problems: Problems) -> None:

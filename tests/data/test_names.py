@@ -55,6 +55,12 @@ def test_two_images_of_one_stem_keep_their_suffix_and_must_be_told_apart(tmp_pat
         index.find("a")
 
 
+def test_a_gif_beside_a_photo_is_its_mask_or_preview_and_alone_a_photo(tmp_path):
+    index, problems = index_of(tmp_path, "a.jpg", "a.gif", "b.GIF", "sub/a.gif")
+    assert index.names == {"a.jpg": "a", "b.GIF": "b", "sub/a.gif": "sub/a"}
+    assert index.find("a") == "a.jpg" and not problems.listed()
+
+
 def test_names_stay_unique_when_a_stem_looks_like_another_file(tmp_path):
     index, _ = index_of(tmp_path, "a.jpg", "a.png", "a.png.jpg")
     assert len(set(index.names.values())) == 3
