@@ -15,6 +15,7 @@ from pmm_ray.cluster.session import session
 from pmm_ray.config import ApplicationConfig, CrfConfig
 from pmm_ray.data.dataset import Classes, Photo, Photos
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
+from pmm_ray.data.listing import PREDICTED
 from pmm_ray.data.splits import make_classes
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
@@ -29,7 +30,8 @@ from pmm_ray.stages.predict_masks import write_masks
 from pmm_ray.stages.stage import MODEL, Context
 from pmm_ray.tracking import RunLog
 
-RECORD, CLASSES, OVERLAYS = "predict.json", "classes.json", "overlays.png"
+RECORD, CLASSES = PREDICTED
+OVERLAYS = "overlays.png"
 _SEGMENTS = ("segmenter", "joint")
 """Kinds of models that give masks."""
 

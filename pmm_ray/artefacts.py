@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pmm_ray import __version__
-from pmm_ray.data.fingerprint import ContentHashes
+from pmm_ray.data.fingerprint import DIGESTS, ContentHashes
 from pmm_ray.errors import UserError
 from pmm_ray.files import write_atomic
 from pmm_ray.places import Remote, place
@@ -140,7 +140,7 @@ class Store:
     @property
     def digests(self) -> Path:
         """Where hashes of files are remembered."""
-        return self.root / "digests"
+        return self.root / DIGESTS
 
     def artefact(
         self, stage: str, *, settings: Mapping[str, Any], inputs: Mapping[str, Fingerprinted | None], seed: int | None

@@ -105,6 +105,7 @@ def load_data(config: Config) -> Dataset:
         store.root.check()
     data = load_dataset(cache=store.digests, **dict(config.data))
     tell_problems(data.problems)
+    tell_notes(data.notes)
     return data
 
 
@@ -157,6 +158,13 @@ def tell_problems(problems: Iterable[Problem]) -> None:
     found = list(problems)
     lines = [f"{problem.name}: {problem.why}" for problem in found]
     _tell(f"{sum(problem.count for problem in found)} entries of the data set were left out", lines)
+
+
+def tell_notes(notes: Iterable[Problem]) -> None:
+    """List what a data set holds that may be wrong."""
+    _tell(
+        "look at these of the data set, nothing was left out for them", [f"{note.name}: {note.why}" for note in notes]
+    )
 
 
 def tell_failures(failures: Iterable[Failure], *, more: str = "the stages' manifest.json") -> None:

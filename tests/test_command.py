@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from pmm_ray.command import run_command, tell_failures, tell_problems
+from pmm_ray.command import run_command, tell_failures, tell_notes, tell_problems
 from pmm_ray.data.problems import Problems
 from pmm_ray.pipeline import Failure
 
@@ -24,6 +24,16 @@ def test_all_that_was_left_out_is_counted_though_not_all_is_listed(capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[1] == "2500 images were left out:" and told[2] == "  0 (CAMs, masks): truncated"
     assert told[-1] == "  ... and 2450 more, in the stages' manifest.json"
+
+
+def test_what_may_be_wrong_is_told_apart_from_what_was_left_out(capsys):
+    notes = Problems()
+    tell_notes(notes.listed())
+    assert capsys.readouterr().out == ""
+    notes.add("train masks", "hold nothing but 0 and 255", group="masks")
+    tell_notes(notes.listed())
+    told = capsys.readouterr().out.splitlines()
+    assert "nothing was left out" in told[1] and told[2:] == ["  train masks: hold nothing but 0 and 255"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "Error writing bytes"), OSError(errno.EROFS, "no", "/data/x")])

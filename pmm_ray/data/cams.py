@@ -125,8 +125,8 @@ def read_npy_cam(path: str | Path, num_classes: int) -> dict[int, NDArray[np.flo
     for key, value in found.items():
         if not isinstance(key, int | np.integer) or not 0 <= key < num_classes:
             raise UserError(
-                f"{shown(path)}: key {shown(key)} is no class: "
-                f"keys count from 0 without the background, here 0..{num_classes - 1}"
+                f"{shown(path)}: key {key!r} ({type(key).__name__}) is no class: "
+                f"keys are integers that count from 0 without the background, here 0..{num_classes - 1}"
             )
         result[int(key)] = _map(value, path)
     if len({array.shape for array in result.values()}) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,10 @@ from pycocotools import mask as coco_mask
 from pmm_ray.data.dataset import IGNORE, Classes, Dataset, Split, Truth
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
 from pmm_ray.data.images import MAX_PIXELS, write_label
-from pmm_ray.data.labels import check_classes, class_id, read_labels
+from pmm_ray.data.labels import check_classes, class_id, class_name, read_labels
 from pmm_ray.data.names import ImageIndex, NotFoundInFolder
 from pmm_ray.data.problems import Problems, shown
-from pmm_ray.data.splits import Reader, image_folder, labels_for, lookup, make_classes
+from pmm_ray.data.splits import Reader, image_index, labels_file, labels_for, lookup, make_classes
 from pmm_ray.errors import UserError
 from pmm_ray.files import atomic_path, readable
 from pmm_ray.places import below
@@ -40,6 +40,7 @@ COCO_CLASSES = tuple(_NAMES.split(","))
 
 _VERSION = 1  # of what the cache holds and how masks are drawn
 _GROUP = 64  # rows of the cache read at once
+_WITHOUT_OUTLINE = "without_outline"
 _SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -75,24 +76,41 @@ def read_coco(
     if train_list is None:
         raise UserError("data.train_list: coco needs an annotation JSON such as annotations/instances_train2014.json")
     reader = Reader(make_classes(check_classes(classes or COCO_CLASSES, "data.classes")), hashes, Problems(), limit)
-    given = None if labels is None else below(root, labels)
-    index = ImageIndex(image_folder(root, images, "data.images"), reader.problems, skip=skip)
-    train = _split(reader, "train", below(root, train_list), index, given, masks is not None, cache)
+    folders = [(images, "data.images")]
+    if val_list is not None and val_images not in (None, images):
+        folders.append((str(val_images), "data.val_images"))
+    indexes = [image_index(root, folder, key, reader.problems, skip=skip) for folder, key in folders]
+    given = None if labels is None else labels_file(root, labels)
+    train = _split(reader, "train", below(root, train_list), indexes, given, masks is not None, cache)
     val = None
     if val_list is not None:
-        index = ImageIndex(image_folder(root, val_images or images, "data.val_images"), reader.problems, skip=skip)
-        val = _split(reader, "val", below(root, val_list), index, given, masks is not None, cache)
+        val = _split(reader, "val", below(root, val_list), indexes[::-1], given, masks is not None, cache)
     return Dataset(root.name, reader.classes, train, val, reader.problems.listed())
 
 
 def _split(
-    reader: Reader, title: str, source: Path, index: ImageIndex, given: Path | None, with_truth: bool, cache: Path
+    reader: Reader,
+    title: str,
+    source: Path,
+    indexes: Sequence[ImageIndex],
+    given: Path | None,
+    with_truth: bool,
+    cache: Path,
 ) -> Split:
+    """A split of the images of the first index; the labels in `given` may be of the others' too."""
+    index, others = indexes[0], indexes[1:]
     names = reader.classes.names[1:]
     identity = fingerprint(_VERSION, names, _content(source, title, reader.hashes))
     table = cache / "coco" / identity[:16] / "annotations.parquet"
     if not table.exists():
         _extract(source, names, table)
+    known = pq.read_schema(readable(table)).metadata or {}
+    missing, annotations = json.loads(known.get(_WITHOUT_OUTLINE.encode(), "[0, 0]"))
+    if with_truth and missing:
+        if missing == annotations:
+            raise UserError(f"{shown(source)}: no annotation has a 'segmentation' to draw masks: set data.masks=null")
+        why = f"{missing} of {annotations} annotations have no 'segmentation': their images are not scored"
+        reader.problems.add(source, why, group="without an outline")
     files, labels = (pq.read_table(readable(table), columns=[c]).column(c).to_pylist() for c in ("file", "labels"))
     rows: dict[str, int] = {}
     for row, file in enumerate(files):
@@ -103,7 +121,9 @@ def _split(
     if given is None:
         labels_of = lookup({name: tuple(labels[row]) for name, row in rows.items()}, source)
     else:
-        labels_of = labels_for(read_labels(given, classes=names), index, reader.problems, given)
+        # labels that no split has are noted once
+        problems = reader.problems if title == "train" else Problems()
+        labels_of = labels_for(read_labels(given, classes=names), index, problems, given, others=others)
     masks = DrawnMasks(table, table.parent / "masks", rows, reader.classes)
     truth = Truth(masks, source.stem, identity) if with_truth else None
     split = reader.split(title, source, files, index, labels_of, truth)
@@ -129,11 +149,16 @@ def _extract(source: Path, names: Sequence[str], table: Path) -> None:
         objects: dict[Any, list[tuple[int, Any]]] = {image["id"]: [] for image in data["images"]}
         present: dict[Any, set[int]] = {key: set() for key in objects}
         for annotation in data["annotations"]:
-            number = category[annotation["category_id"]]
+            number = category.get(annotation["category_id"])
+            if number is None:
+                raise UserError(
+                    f"{shown(source)}: an annotation of image {shown(annotation['image_id'])} has category_id "
+                    f"{shown(annotation['category_id'])}, which is not among its categories: correct the file"
+                )
             if number and annotation["image_id"] in objects:
                 crowd = bool(annotation.get("iscrowd", 0))
                 present[annotation["image_id"]].add(number)
-                objects[annotation["image_id"]].append((IGNORE if crowd else number, annotation["segmentation"]))
+                objects[annotation["image_id"]].append((IGNORE if crowd else number, annotation.get("segmentation")))
         rows = [
             {
                 "file": image["file_name"],
@@ -145,23 +170,30 @@ def _extract(source: Path, names: Sequence[str], table: Path) -> None:
             for image in data["images"]
         ]
         with atomic_path(table) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary, row_group_size=_GROUP, compression="zstd")
+            facts = _SCHEMA.with_metadata({_WITHOUT_OUTLINE: _without_outline(objects.values())})
+            pq.write_table(pa.Table.from_pylist(rows, facts), temporary, row_group_size=_GROUP, compression="zstd")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {shown(error)}"
         raise UserError(f"{shown(source)}: not a COCO annotation file ({why}): replace it") from None
 
 
+def _without_outline(objects: Iterable[Sequence[tuple[int, Any]]]) -> str:
+    """How many annotations do not say where their object is (a box does not), and of how many, as JSON."""
+    missing = [segmentation is None for listed in objects for _, segmentation in listed]
+    return json.dumps([sum(missing), len(missing)])
+
+
 def _categories(categories: Sequence[Mapping[str, Any]], names: Sequence[str], source: Path) -> dict[Any, int]:
     """COCO's category id -> id 1..C here, or 0 for a category that is not among `names`."""
-    theirs = [category["name"] for category in categories]
+    theirs = [class_name(str(category["name"])) for category in categories]
     if tuple(names) == COCO_CLASSES:
         for name in theirs:
-            class_id(str(name), names, f"{shown(source)} has (set data.classes if it is not COCO)")
+            class_id(name, names, f"{shown(source)} has (set data.classes if it is not COCO)")
     else:
         for name in names:
             class_id(name, theirs, f"data.classes: {shown(source)} lacks")
     ids = {name: number for number, name in enumerate(names, 1)}
-    return {category["id"]: ids.get(category["name"], 0) for category in categories}
+    return {category["id"]: ids.get(name, 0) for category, name in zip(categories, theirs, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -202,13 +234,21 @@ def draw_mask(objects: Sequence[tuple[int, Any]], *, height: int, width: int) ->
     """Mask (H, W) uint8 of (id, COCO segmentation) objects: the smaller on top; crowds (id 255) below all of them.
 
     A crowd's region often reaches over objects that have an outline of their own; what is known about those is kept.
+    With an object that has no outline (None) the whole image is 255.
 
     Raises:
         UserError: a segmentation that does not fit the image.
     """
     if not 0 < height * width <= MAX_PIXELS:
         raise UserError(f"an annotated image of {width} x {height} pixels: correct the annotation JSON")
-    regions = [(number, _region(segmentation, height, width)) for number, segmentation in objects]
+    # where an object without an outline is nobody knows
+    if any(segmentation is None for _, segmentation in objects):
+        return np.full((height, width), IGNORE, np.uint8)
+    try:
+        regions = [(number, _region(segmentation, height, width)) for number, segmentation in objects]
+    except (ValueError, TypeError, LookupError) as error:
+        why = f"an annotation whose segmentation cannot be drawn ({shown(error)})"
+        raise UserError(f"{why}: correct the annotation JSON") from None
     mask = np.zeros((height, width), np.uint8)
     for number, region in sorted(regions, key=lambda item: (item[0] != IGNORE, -int(item[1].sum()))):
         mask[region] = number
@@ -224,8 +264,11 @@ def _region(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
             return np.zeros((height, width), bool)
         return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     counts, size = segmentation["counts"], list(segmentation["size"])
-    if size != [height, width] or (isinstance(counts, list) and sum(counts) != height * width):
+    if size != [height, width]:
         sizes = f"of size {size} in an image of {[height, width]}"
-        raise UserError(f"a run-length annotation {sizes}: correct the annotation JSON")
+        raise UserError(f"a run-length annotation {sizes} (height, width): correct the annotation JSON")
+    if isinstance(counts, list) and sum(counts) != height * width:
+        sums = f"whose counts add up to {sum(counts)} in an image of {height * width} pixels"
+        raise UserError(f"a run-length annotation {sums}: correct the annotation JSON")
     runs = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
     return coco_mask.decode(runs).astype(bool)

@@ -87,10 +87,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as read. `problems` lists what had to be left out: a run shows them first and goes on."""
+    """A data set as read. A run shows what it lists first and goes on.
+
+    `problems` had to be left out; `notes` are about what is there and may be wrong.
+    """
 
     name: str
     classes: Classes
     train: Split
     val: Split | None = None
     problems: tuple[Problem, ...] = field(default=())
+    notes: tuple[Problem, ...] = field(default=())

@@ -20,6 +20,11 @@ from pmm_ray.places import Remote, is_url
 
 _Objects = Mapping[str, Mapping[str, Any] | None]
 
+DIGESTS = "digests"
+"""The folder of a store for hashes of files."""
+MEMORY = "content-*.json"
+"""Files in there, with the hashes of one folder each."""
+
 _THREADS = 8
 _SETTLED = 2.0  # seconds; a file changed more recently may change again without a new time, so it is not remembered
 
@@ -39,7 +44,7 @@ class ContentHashes:
     @classmethod
     def below(cls, folder: Path, *, cache: Path) -> ContentHashes:
         """Of the files in a folder, remembered in a file of its own in `cache`."""
-        return cls(cache / f"content-{fingerprint(str(folder))[:12]}.json")
+        return cls(cache / MEMORY.replace("*", fingerprint(str(folder))[:12]))
 
     def of(self, paths: Iterable[str]) -> dict[str, str | OSError]:
         """path -> hash of its bytes (64 hex digits), or the error that kept it from being read.

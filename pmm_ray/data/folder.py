@@ -9,8 +9,8 @@ from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
 from pmm_ray.data.labels import read_labels
 from pmm_ray.data.names import ImageIndex, NotFoundInFolder
-from pmm_ray.data.problems import Problems
-from pmm_ray.data.splits import Reader, image_folder, labels_for, make_classes, mask_folder, read_list
+from pmm_ray.data.problems import Problems, shown
+from pmm_ray.data.splits import Reader, image_index, labels_file, labels_for, make_classes, mask_folder, read_list
 from pmm_ray.errors import UserError
 from pmm_ray.places import below
 
@@ -37,9 +37,9 @@ def read_folder(
     if labels is None:
         raise UserError("data.labels: a folder of images needs a labels file (.json, .csv, .parquet)")
     problems = Problems()
-    folder = image_folder(root, images, "data.images")
-    index = ImageIndex(folder, problems, skip=[*skip, below(root, masks)] if masks else skip)
-    given = below(root, labels)
+    barred = [*skip, below(root, masks)] if masks else skip
+    index = image_index(root, images, "data.images", problems, skip=barred)
+    given = labels_file(root, labels)
     table = read_labels(given, classes=classes)
     labels_of = labels_for(table, index, problems, given)
     truth = mask_folder(root, masks, problems)
@@ -49,7 +49,10 @@ def read_folder(
         source = below(root, train_list)
         entries = read_list(source, "data.train_list")
     else:
-        source, entries = folder, sorted(index.names.keys() - _found(index, held_out))
+        source, entries = index.folder, sorted(index.names.keys() - _found(index, held_out))
+        if not entries:
+            listed = shown(below(root, str(val_list)))
+            raise UserError(f"data.val_list={listed}: names all images of {shown(source)}: leave some to train on")
     train = reader.split("train", source, entries, index, labels_of, truth)
     val = reader.split("val", below(root, val_list), held_out, index, labels_of, truth) if val_list else None
     return Dataset(root.name, reader.classes, train, val, problems.listed())

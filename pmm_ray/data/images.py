@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pmm_ray.data.dataset import IGNORE
 from pmm_ray.data.palette import Colour, voc_palette
 from pmm_ray.data.problems import shown
 from pmm_ray.errors import UserError
@@ -20,7 +21,14 @@ from pmm_ray.places import StorageError, place
 MAX_PIXELS = 80_000_000
 """A larger image is refused: a small file can hold one that fills the memory."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+IMAGE_KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
+UNREAD_SUFFIXES = frozenset(
+    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+)
+"""Of photos that cannot be read: the user is told so, which no other file is worth."""
+UNREAD = "files are not read: convert them to JPEG or PNG"
 LABEL_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
 
 # Named, so that no exotic decoder (EPS runs Ghostscript) ever sees a file. JPEG includes MPO, which some phones write.
@@ -70,12 +78,26 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (width, height) if _orientation(image) in _QUARTER_TURNS else (height, width)
 
 
-def read_label(path: str | Path) -> NDArray[np.uint8]:
+def read_label(path: str | Path, *, num_classes: int | None = None) -> NDArray[np.uint8]:
     """A label mask as (H, W) uint8 ids, from a palette image (its indices) or a grey one (its values).
 
     Raises:
-        ImageError: missing, broken or too large; lossy (JPEG); in colour; or with an id above 255.
+        ImageError: missing, broken or too large; lossy (JPEG); in colour; or with an id above 255, or one that is
+            neither below `num_classes` (C + 1, with the background) nor 255.
     """
+    mask = _ids(path)
+    if num_classes is not None:
+        held = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        strange = held[(held >= num_classes) & (held != IGNORE)]
+        if strange.size:
+            raise ImageError(
+                f"{shown(path)}: the mask holds id {strange[0]}; its ids must be 0..{num_classes - 1} or {IGNORE}: "
+                "correct the mask, or name its class in data.classes"
+            )
+    return mask
+
+
+def _ids(path: str | Path) -> NDArray[np.uint8]:
     with _opened(path, _LABEL_FORMATS) as image:
         image.load()
         if image.mode in ("P", "L", "1"):

@@ -20,7 +20,7 @@ from pmm_ray.files import readable
 
 _IMAGE_COLUMNS = ("image", "name", "file", "filename", "file_name", "image_name", "image_id", "path", "img")
 _LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "class_id", "class_ids")
-_HOT = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": 0, "none": 0, "nan": 0}
+_HOT = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": 0, "none": 0, "nan": 0, "n/a": 0, "null": 0}
 
 Rows = tuple[list[tuple[str, Any]], tuple[str, ...] | None]
 
@@ -80,7 +80,8 @@ def _csv(path: Path) -> Rows:
     text = path.read_text("utf-8-sig")
     first = text.split("\n", 1)[0]
     delimiter = next((d for d in (",", "\t", ";") if d in first), ",")
-    lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if any(row)]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = [row for row in rows if any(field.strip() for field in row)]
     header = [name.strip() for name in lines[0]] if lines else []
     for row in lines[1:]:
         if len(row) != len(header):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from pmm_ray.errors import UserError
 
 MAX_CLASSES = 254
 """Masks are uint8, with 0 for the background and 255 for ignore."""
+
+_EMPTY = frozenset({"nan", "none", "n/a", "null"})
+"""What programs write into a cell of a table that holds nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,18 @@ def read_labels(path: Path, *, classes: Sequence[str] | None) -> LabelTable:
     A cell may be a class name, an id 1..C, a list of either, several in one string separated by ';' or spaces, or a
     multi-hot vector of length C; tables may also have one 0/1 column per class. Rows of one image add up. `classes`
     are the names of 1..C; with None they are the file's own: its class columns in their order, the names it uses in
-    alphabetical order, or 'class 1', 'class 2', ... where it has only ids. The name 'background' says nothing.
+    alphabetical order, or 'class 1', 'class 2', ... where it has only ids. The name 'background' says nothing, nor do
+    'nan', 'none', 'n/a' and 'null' unless `classes` has them. Names are compared as `class_name` writes them.
 
     Raises:
-        UserError: missing or unreadable, or a class that does not exist.
+        UserError: missing or unreadable, a class that does not exist, or two that differ in upper and lower case alone.
     """
     rows, columns = read_rows(path)
     if not rows:
         raise UserError(f"{shown(path)}: has no labels: it must name at least one image")
     classes = check_classes(classes, path) if classes else None
     if columns is not None:
+        columns = tuple(class_name(column) for column in columns)
         used = [column for column in columns if not _is_background(column, classes)]
         known = check_classes(classes or used, path)
         ids = {column: class_id(column, known, f"{shown(path)}: column") for column in used}
@@ -66,14 +72,27 @@ def read_labels(path: Path, *, classes: Sequence[str] | None) -> LabelTable:
     return LabelTable(known, labels)
 
 
+def class_name(text: str) -> str:
+    """A name in the one form in which all are compared: composed characters (NFC), one space between words."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def check_classes(names: Sequence[str], source: object) -> tuple[str, ...]:
     """The names of classes 1..C without a leading 'background'; UserError unless they are 1 to 254 different ones."""
-    listed = tuple(names[1:] if names and names[0].casefold() == "background" else names)
+    listed = tuple(map(class_name, names))
+    listed = listed[1:] if listed and listed[0].casefold() == "background" else listed
     if not listed or len(listed) > MAX_CLASSES:
         raise UserError(f"{shown(source)}: {len(listed)} classes; there must be 1 to {MAX_CLASSES}")
-    twice = sorted({name for name in listed if listed.count(name) > 1 or not name.strip()})
+    twice = sorted({name for name in listed if listed.count(name) > 1 or not name})
     if twice:
         raise UserError(f"{shown(source)}: class names must be different and not empty, correct {some(twice)}")
+    spellings: dict[str, list[str]] = {}
+    for name in listed:
+        spellings.setdefault(name.casefold(), []).append(name)
+    for near in spellings.values():
+        if len(near) > 1:
+            written = f"{', '.join(map(shown, near[:-1]))} and {shown(near[-1])}"
+            raise UserError(f"{shown(source)}: has classes {written}: write one of them everywhere")
     return listed
 
 
@@ -83,6 +102,7 @@ def class_id(token: str | int, names: Sequence[str], where: str) -> int:
         if 1 <= token <= len(names):
             return token
         raise UserError(f"{where} class {token}, which does not exist: ids are 1..{len(names)} (0 is the background)")
+    token = class_name(token)
     if token in names:
         return list(names).index(token) + 1
     folded = {name.casefold(): name for name in names}
@@ -125,13 +145,17 @@ def _tokens(cells: Sequence[Any], classes: Sequence[str] | None) -> list[list[st
             words = part.split() if isinstance(part, str) and part not in known else [part]
             spaced = all(word in known or _number(word) is not None for word in words)
             tokens += [_token(word, known) for word in (words if spaced else [part])]
-        result.append([token for token in tokens if not _is_background(token, classes)])
+        result.append([token for token in tokens if not (_is_background(token, classes) or _is_empty(token, classes))])
     return result
 
 
 def _is_background(token: str | int, classes: Sequence[str] | None) -> bool:
     """Whether this names the background, which every image has, and no class."""
     return isinstance(token, str) and token.casefold() == "background" and token not in (classes or ())
+
+
+def _is_empty(token: str | int, classes: Sequence[str] | None) -> bool:
+    return isinstance(token, str) and token.casefold() in _EMPTY and token not in (classes or ())
 
 
 def _refuse_commas(
@@ -156,7 +180,7 @@ def _split(item: Any) -> list[Any]:
     if item is None or item != item:  # an empty field of a table
         return []
     if isinstance(item, str):
-        return [piece.strip() for piece in re.split(r"[;|]", item) if piece.strip()]
+        return [class_name(piece) for piece in re.split(r"[;|]", item) if piece.strip()]
     return [item]
 
 

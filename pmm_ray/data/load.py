@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
+from pmm_ray.data.remarks import remarks
 from pmm_ray.errors import UserError
 from pmm_ray.files import make_folder, writing
 from pmm_ray.places import Remote, below, place
@@ -32,10 +34,10 @@ def load_dataset(
 ) -> Dataset:
     """Read a data set of `kind` 'shapes', 'voc', 'coco' or 'folder'; the fields are those of the section `data`.
 
-    No image is decoded here: a broken one shows where it is used. Files are hashed, which `cache` remembers, so that
-    loading again is quick. The folder around `cache` is the store, which may lie among the images. `shapes` holds the
-    numbers for drawing the embedded data set, which is drawn if it is not there. What cannot be used is left out and
-    listed in `problems`.
+    No photo is decoded here: a broken one shows where it is used. Of masks some are, see `remarks`. Files are hashed,
+    which `cache` remembers, so that loading again is quick. The folder around `cache` is the store, which may lie among
+    the images. `shapes` holds the numbers for drawing the embedded data set, which is drawn if it is not there. What
+    cannot be used is left out and listed in `problems`, what may be wrong in `notes`.
 
     Raises:
         UserError: the data set cannot be read at all, or nothing of it is left; or the store cannot be written to.
@@ -60,6 +62,19 @@ def load_dataset(
         "skip": [store],  # it holds masks and pictures, named like the photos
         "hashes": ContentHashes.below(root, cache=cache),
     }
+    data = _read(kind, root, cache=cache, val_images=val_images, shapes=shapes, common=common)
+    return replace(data, notes=remarks(data))
+
+
+def _read(
+    kind: str,
+    root: Path,
+    *,
+    cache: Path,
+    val_images: str | None,
+    shapes: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    common: dict[str, Any],
+) -> Dataset:
     if kind == "coco":
         from pmm_ray.data.coco import read_coco
 
@@ -77,7 +92,7 @@ def load_dataset(
 
         with writing(f"data.root={root}"):
             draw(root, **dict(shapes))
-        common["labels"] = labels or "image_labels.json"
-        common["classes"] = classes or json.loads((root / "classes.json").read_text())["names"]
-        return read_voc(root, **common)
+        drawn = json.loads((root / "classes.json").read_text())["names"]
+        given = {"labels": common["labels"] or "image_labels.json", "classes": common["classes"] or drawn}
+        return read_voc(root, **common | given)
     raise UserError(f"data.kind: {kind!r} is none of shapes, voc, coco, folder")

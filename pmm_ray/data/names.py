@@ -6,15 +6,14 @@ folder and are never joined to a path.
 
 from __future__ import annotations
 
-import os
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
-from pmm_ray.data.images import IMAGE_SUFFIXES
+from pmm_ray.data.images import IMAGE_SUFFIXES, UNREAD, UNREAD_SUFFIXES
+from pmm_ray.data.listing import walk, with_suffix
 from pmm_ray.data.problems import Problems, shown, some
-from pmm_ray.places import Remote
 
 _LONGEST = 200  # bytes of a file name: room for a suffix and a temporary name within the usual limit of 255
 
@@ -23,37 +22,13 @@ class NotFoundInFolder(LookupError):  # noqa: N818
     """No image, or no single one, has the name that was asked for: the message is one line that says what to do."""
 
 
+class NotRead(NotFoundInFolder):
+    """There is a photo of that name, but of a kind that is not read, which was noted when the folder was listed."""
+
+
 def stem(path: str) -> str:
     """A relative path without its image or mask suffix; dots elsewhere stay ('a.b.jpg' -> 'a.b')."""
     return path[: -len(PurePosixPath(path).suffix)] if PurePosixPath(path).suffix else path
-
-
-def listing(folder: Path, suffixes: Collection[str], *, skip: Collection[Path] = ()) -> list[str]:
-    """Files below `folder` with one of the suffixes (any case), sorted, as relative paths with '/'.
-
-    Hidden files and folders (thumbnails, resource forks) and the folders in `skip` are left out. Links to folders
-    below `folder` are not followed; `folder` itself may be one.
-    """
-    barred = {path.resolve() for path in skip}
-    if isinstance(folder, Remote):
-        return sorted(_objects(folder, suffixes, barred))
-    found: list[str] = []
-    folder = folder.resolve()
-    for here, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and Path(here, f) not in barred]
-        below = os.path.relpath(here, folder).replace(os.sep, "/")
-        prefix = "" if below == "." else f"{below}/"
-        found += [prefix + f for f in files if not f.startswith(".") and PurePosixPath(f).suffix.lower() in suffixes]
-    return sorted(found)
-
-
-def _objects(folder: Remote, suffixes: Collection[str], barred: set[Path]) -> Iterator[str]:
-    """What `listing` finds in object storage, where one request tells a thousand names."""
-    for file in folder.all_files():
-        parts = file.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if not hidden and file.suffix.lower() in suffixes and barred.isdisjoint(takewhile(folder.__ne__, file.parents)):
-            yield "/".join(parts)
 
 
 def image_names(paths: Iterable[str], problems: Problems) -> dict[str, str]:
@@ -72,18 +47,29 @@ def image_names(paths: Iterable[str], problems: Problems) -> dict[str, str]:
 
 
 class ImageIndex:
-    """The images below a folder. `names` maps each relative path to the image's name; see `image_names`."""
+    """The images below a folder. `names` maps each relative path to the image's name; see `image_names`.
+
+    Photos of kinds that are not read, and linked folders, are noted in `problems`.
+    """
 
     def __init__(self, folder: Path, problems: Problems, *, skip: Collection[Path] = ()) -> None:
         self.folder = folder
-        self.names = image_names(listing(folder, IMAGE_SUFFIXES, skip=skip), problems)
+        self._roots = {str(folder), str(folder.resolve())}
+        files, links = walk(folder, skip=skip)
+        self.names = image_names(_photos(with_suffix(files, IMAGE_SUFFIXES)), problems)
+        self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         self._by_file: dict[str, list[str]] = defaultdict(list)
         for path in self.names:
-            self._by_stem[stem(path)].append(path)
-            base = PurePosixPath(path).name
+            self._by_path[_composed(path)].append(path)
+            self._by_stem[_composed(stem(path))].append(path)
+            base = _composed(PurePosixPath(path).name)
             for key in {base, stem(base)}:
                 self._by_file[key].append(path)
+        # A camera's raw file beside its JPEG is no loss.
+        unread = [path for path in with_suffix(files, UNREAD_SUFFIXES) if _composed(stem(path)) not in self._by_stem]
+        self._unread = {_composed(name): path for path in unread for name in (stem(path), path)}
+        _note(unread, links, problems)
 
     def absolute(self, path: str) -> str:
         """The path of an image given relative to the folder; absolute if the folder is."""
@@ -95,22 +81,40 @@ class ImageIndex:
         Raises:
             NotFoundInFolder: none or several fit, or the entry leads outside the folder.
         """
-        return self._single(self._candidates(_inside(entry)))
+        return self._single(self._candidates(self._inside(entry)), entry)
 
     def find_anywhere(self, entry: str) -> str:
         """As `find`, but a bare file name may also be that of the only such image in a folder below."""
-        name = _inside(entry)
-        return self._single(self._candidates(name) or self._by_file.get(name, []))
+        name = self._inside(entry)
+        return self._single(self._candidates(name) or self._by_file.get(_composed(name), []), entry)
 
     def _candidates(self, name: str) -> list[str]:
         if name in self.names:
             return [name]
-        if name in self._by_stem:
-            return self._by_stem[name]
+        if found := self._by_path.get(_composed(name)):
+            return found
         known_suffix = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-        return self._by_stem.get(stem(name), []) if known_suffix else []
+        for start in (name, stem(name)) if known_suffix else (name,):
+            if found := self._by_stem.get(_composed(start)):
+                return [path for path in found if stem(path) == start] or found
+        return []
 
-    def _single(self, candidates: list[str]) -> str:
+    def _inside(self, entry: str) -> str:
+        """A normalised path below the folder ('./a//b' -> 'a/b'); refuses one that leads elsewhere."""
+        path = PurePosixPath(entry)
+        # Windows writes so; elsewhere it may be part of a name.
+        if "\\" in entry and not self._candidates(entry) and entry not in self._by_file:
+            path = PurePosixPath(entry.replace("\\", "/"))
+        for root in self._roots:
+            if path.is_relative_to(root):
+                path = path.relative_to(root)
+        if path.is_absolute() or ".." in path.parts:
+            raise NotFoundInFolder(f"leads out of {shown(self.folder)}: write names below that folder")
+        return str(path)
+
+    def _single(self, candidates: list[str], entry: str) -> str:
+        if not candidates and (unread := self._unread.get(_composed(self._inside(entry)))):
+            raise NotRead(f"{PurePosixPath(unread).suffix.lower()} {UNREAD}")
         if not candidates:
             raise NotFoundInFolder(f"no such image in {shown(self.folder)}: restore it or take the entry off the list")
         if len(candidates) > 1:
@@ -118,12 +122,27 @@ class ImageIndex:
         return candidates[0]
 
 
-def _inside(entry: str) -> str:
-    """A normalised relative path ('./a//b' -> 'a/b'); refuses one that leads elsewhere."""
-    path = PurePosixPath(entry)
-    if path.is_absolute() or ".." in path.parts:
-        raise NotFoundInFolder("an absolute path or '..' in a list is not followed: write names below the image folder")
-    return str(path)
+def _photos(images: list[str]) -> list[str]:
+    """The images without any GIF beside one of the same stem, whose mask or preview it is."""
+    gifs = set(with_suffix(images, {".gif"}))
+    stems = {stem(path) for path in images if path not in gifs}
+    return [path for path in images if path not in gifs or stem(path) not in stems]
+
+
+def _note(unread: Iterable[str], links: Iterable[str], problems: Problems) -> None:
+    """Say what of a folder is not read, a line for each kind."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for path in unread:
+        kinds[PurePosixPath(path).suffix.lower()].append(path)
+    for suffix, paths in kinds.items():
+        problems.add(some(paths), f"{suffix} {UNREAD}", group="of another kind", count=len(paths))
+    for link in links:
+        problems.add(link, "a link to a folder is not followed: copy the folder, or name it itself", group="links")
+
+
+def _composed(path: str) -> str:
+    """A path in the form in which names are compared: macOS writes 'é' as two characters, most others as one."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _unusable(path: str) -> str | None:

@@ -30,9 +30,14 @@ class Problems:
     def __init__(self) -> None:
         self._groups: dict[str, list[Problem]] = defaultdict(list)
 
-    def add(self, name: object, why: str, *, group: str) -> None:
-        """Note that `name` could not be used, and why (one line that says what to do)."""
-        self._groups[group].append(Problem(shown(name), why))
+    def add(self, name: object, why: str, *, group: str, count: int = 1) -> None:
+        """Note that `name`, `count` entries, could not be used, and why (one line that says what to do)."""
+        self._groups[group].append(Problem(shown(name), why, count))
+
+    def update(self, other: Problems) -> None:
+        """Add all of another list."""
+        for group, problems in other._groups.items():
+            self._groups[group] += problems
 
     def first(self) -> str:
         """The first problem in words, for an error that has to name one."""
@@ -44,6 +49,6 @@ class Problems:
         for group, problems in self._groups.items():
             result += problems[:SHOWN]
             if len(problems) > SHOWN:
-                rest = len(problems) - SHOWN
+                rest = sum(problem.count for problem in problems[SHOWN:])
                 result.append(Problem(f"{rest} more", f"{group}, like {problems[0].name}", count=rest))
         return tuple(result)

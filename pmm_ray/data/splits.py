@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pmm_ray.data.dataset import Classes, Photo, Photos, Split, Truth
 from pmm_ray.data.fingerprint import ContentHashes, fingerprint
-from pmm_ray.data.images import LABEL_SUFFIXES
+from pmm_ray.data.images import IMAGE_KINDS, LABEL_SUFFIXES
 from pmm_ray.data.labels import LabelTable
-from pmm_ray.data.names import ImageIndex, NotFoundInFolder, listing, stem
+from pmm_ray.data.listing import listing
+from pmm_ray.data.names import ImageIndex, NotFoundInFolder, NotRead, stem
 from pmm_ray.data.palette import voc_palette
 from pmm_ray.data.problems import Problems, shown, some
 from pmm_ray.errors import UserError
-from pmm_ray.places import below
+from pmm_ray.places import StorageError, below
 
 LabelsOf = Callable[[str, str], tuple[int, ...]]
 """(name, relative image path) -> ids; raises NoLabels."""
@@ -41,10 +43,11 @@ class Reader:
         What cannot be used is noted. An image without a class stays out, unless ground truth makes it good for
         evaluation in a split that is not trained on.
         """
-        photos = self._readable(self._photos(title, entries, index, labels, truth, source), source)
+        here = replace(self, problems=Problems())  # so that what an error names is a matter of this split
+        photos = here._readable(here._photos(title, entries, index, labels, truth, source), source)
         if not photos:
-            first = self.problems.first()
-            raise UserError(f"{shown(source)}: leaves no image to use; correct the list or data.images ({first})")
+            raise UserError(f"{shown(source)}: leaves no image to use for {title}; {here.problems.first()}")
+        self.problems.update(here.problems)
         listed = tuple(photo for photo, _ in photos)
         identity = [(photo.name, photo.labels, content) for photo, content in photos]
         supervised = Photos(listed, self.classes, fingerprint(self.classes.names, identity))
@@ -133,21 +136,44 @@ def mask_folder(root: Path, folder: str | None, problems: Problems) -> Truth | N
     return Truth(masks, folder, "")
 
 
-def labels_for(table: LabelTable, index: ImageIndex, problems: Problems, source: Path) -> LabelsOf:
-    """Looks labels up in a table read from `source`, matching its keys to the images; notes keys that match none."""
+def labels_for(
+    table: LabelTable, index: ImageIndex, problems: Problems, source: Path, *, others: Sequence[ImageIndex] = ()
+) -> LabelsOf:
+    """Looks labels up in a table read from `source`, matching its keys to the images.
+
+    Keys that match no image here, nor in `others`, are noted.
+
+    Raises:
+        UserError: no key matches any.
+    """
     by_name: dict[str, tuple[int, ...]] = {}
-    unknown: list[str] = []
+    unknown: dict[str, NotFoundInFolder] = {}
     for key, ids in table.labels.items():
         try:
             name = index.names[index.find_anywhere(key)]
-        except NotFoundInFolder:
-            unknown.append(key)
+        except NotFoundInFolder as error:
+            if not any(_holds(other, key) for other in others):
+                unknown[key] = error
         else:
             by_name[name] = tuple(sorted({*by_name.get(name, ()), *ids}))
-    if unknown:
-        why = f"labelled in {shown(source)} but no single image of that name in {shown(index.folder)}: not used"
-        problems.add(some(unknown), why, group="unknown images in the labels")
+    if len(unknown) == len(table.labels):
+        key, why = next(iter(unknown.items()))
+        raise UserError(
+            f"data.labels={shown(source)}: its names match no image of {shown(index.folder)}: write them as the images "
+            f"are called, such as {shown(next(iter(index.names)))} ({shown(key)}: {str(why).partition(':')[0]})"
+        )
+    for key, why in unknown.items():
+        if not isinstance(why, NotRead):
+            problems.add(key, f"{why}; labelled in {shown(source)}", group=f"labelled in {shown(source)} and not found")
     return lookup(by_name, source)
+
+
+def _holds(index: ImageIndex, key: str) -> bool:
+    try:
+        index.find_anywhere(key)
+    except NotFoundInFolder:
+        return False
+    return True
 
 
 def lookup(by_name: Mapping[str, tuple[int, ...]], source: Path) -> LabelsOf:
@@ -179,11 +205,39 @@ def read_list(path: Path, key: str) -> list[str]:
     return entries
 
 
-def image_folder(root: Path, folder: str, key: str) -> Path:
-    """`root/folder`, which must exist."""
+def image_index(root: Path, folder: str, key: str, problems: Problems, *, skip: Collection[Path]) -> ImageIndex:
+    """The images of `root/folder`, of which there must be some. `key` is the setting that names the folder."""
+    path = _image_folder(root, folder, key)
+    index = ImageIndex(path, problems, skip=skip)
+    if not index.names:
+        first = f" ({problems.first()})" if problems.first() else ""
+        raise UserError(f"{shown(path)}: holds no image ({IMAGE_KINDS}): set {key} to the images' folder{first}")
+    return index
+
+
+def labels_file(root: Path, labels: str) -> Path:
+    """`root/labels`; if it is not there but near, UserError that says so."""
+    path = below(root, labels)
+    if not path.is_file() and (near := _near(root, labels, lambda found: found.is_file())):
+        advice = f"set data.root={shown(near)}, where it is, or data.labels to its absolute path"
+        raise UserError(f"{shown(path)}: no such labels file: {advice}")
+    return path
+
+
+def _image_folder(root: Path, folder: str, key: str) -> Path:
     path = below(root, folder)
     if not root.is_dir():
         raise UserError(f"{shown(root)}: no such folder: set data.root to the data set")
     if not path.is_dir():
+        if near := _near(root, folder, lambda found: found.is_dir()):
+            raise UserError(f"{shown(path)}: no such folder: set data.root={shown(near)}, where it is")
         raise UserError(f"{shown(path)}: no such folder: set {key} to the images' folder below data.root ('.': itself)")
     return path
+
+
+def _near(root: Path, name: str, fits: Callable[[Path], bool]) -> Path | None:
+    """The first folder in `root`, or that above it, in which there is a `name` that fits."""
+    with suppress(OSError, StorageError):  # of what cannot be looked into, such as the place above a bucket
+        folders = (folder for folder in (*sorted(root.iterdir()), root.parent) if folder.is_dir())
+        return next((folder for folder in folders if fits(folder / name)), None)
+    return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Collection
 from pathlib import Path
 
 from pmm_ray.data.dataset import Photo
-from pmm_ray.data.images import IMAGE_SUFFIXES
+from pmm_ray.data.images import IMAGE_KINDS, IMAGE_SUFFIXES, UNREAD, UNREAD_SUFFIXES
 from pmm_ray.data.names import ImageIndex, image_names
 from pmm_ray.data.problems import Problems, shown
 from pmm_ray.data.splits import read_list
@@ -35,12 +36,17 @@ def read_photos(where: Path, problems: Problems, *, skip: Collection[Path] = ())
         files = {where.name: str(where)} if where.suffix.lower() in IMAGE_SUFFIXES else _listed(where, problems)
         names = image_names(files, problems)
     if not names:
-        raise UserError(f"{shown(where)}: no image to use ({problems.first() or ', '.join(sorted(IMAGE_SUFFIXES))})")
+        first = f"; {problems.first()}" if problems.first() else ""
+        raise UserError(f"{shown(where)}: holds no image ({IMAGE_KINDS}){first}")
     return tuple(Photo(name, files[path], ()) for path, name in names.items())
 
 
 def _listed(file: Path, problems: Problems) -> dict[str, str]:
     """Relative path, by which an image is named -> its path."""
+    if file.suffix.lower() in UNREAD_SUFFIXES:
+        raise UserError(f"{shown(file)}: {file.suffix.lower()} {UNREAD}")
+    if not _is_text(file):
+        raise UserError(f"{shown(file)}: is no image ({IMAGE_KINDS}) and no text file with the path of one per line")
     found: dict[str, str] = {}
     for entry in read_list(file, "PHOTOS"):
         path = below(file.parent, entry)
@@ -53,6 +59,18 @@ def _listed(file: Path, problems: Problems) -> dict[str, str]:
         elif found.setdefault(relative, str(path)) != str(path):
             problems.add(entry, f"would have the name of {shown(found[relative])}: list one of them", group="same name")
     return found
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file begins as text does, in UTF-8."""
+    try:
+        with file.open("rb") as opened:
+            start = codecs.getincrementaldecoder("utf-8")().decode(opened.read(1 << 16))
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        return True  # which reading it will tell
+    return "\0" not in start
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from pmm_ray.data.dataset import Dataset
 from pmm_ray.data.fingerprint import ContentHashes
+from pmm_ray.data.images import IMAGE_SUFFIXES
 from pmm_ray.data.labels import check_classes, class_id, read_labels
-from pmm_ray.data.names import ImageIndex
 from pmm_ray.data.problems import Problems, shown
 from pmm_ray.data.splits import (
     LabelsOf,
     NoLabels,
     Reader,
-    image_folder,
+    image_index,
+    labels_file,
     labels_for,
     make_classes,
     mask_folder,
@@ -32,7 +33,8 @@ _NAMES = (
 )
 VOC_CLASSES = tuple(_NAMES.split(","))
 
-_PAIR = re.compile(r"(.+\.(?:jpe?g|png|bmp|webp|tiff?))\s+(\S.*\.png)", re.IGNORECASE)
+_SUFFIX = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_PAIR = re.compile(rf"(.+\.(?:{_SUFFIX}))\s+(\S.*\.png)", re.IGNORECASE)
 
 
 def read_voc(
@@ -58,12 +60,11 @@ def read_voc(
         raise UserError("data.train_list: a voc data set needs a list of training images (kind folder does not)")
     problems = Problems()
     names = check_classes(classes or VOC_CLASSES, "data.classes")
-    folder = image_folder(root, images, "data.images")
-    index = ImageIndex(folder, problems, skip=skip)
+    index = image_index(root, images, "data.images", problems, skip=skip)
     if labels is None:
         labels_of = _annotated(root, names)
     else:
-        given = below(root, labels)
+        given = labels_file(root, labels)
         labels_of = labels_for(read_labels(given, classes=names), index, problems, given)
     truth = mask_folder(root, masks, problems)
     reader = Reader(make_classes(names), hashes, problems, limit)

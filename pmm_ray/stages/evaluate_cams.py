@@ -89,7 +89,7 @@ def _compare(row: Row, *, thresholds: Sequence[float], num_classes: int, boundar
     """The confusion counts of one image: for each of their columns a list of one list per threshold."""
     if row["missing"]:
         raise UserError(row["missing"])
-    stored, truth = read_cam(row["cam"], row["row"]), read_label(row["truth"])
+    stored, truth = read_cam(row["cam"], row["row"]), read_label(row["truth"], num_classes=num_classes)
     check_same_size(truth, (stored.height, stored.width), path=row["truth"])
     cam = full_size(stored)
     masks = (threshold_mask(cam, stored.class_ids, threshold=threshold) for threshold in thresholds)

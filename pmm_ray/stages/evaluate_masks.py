@@ -82,7 +82,7 @@ def evaluate_masks(
 def _compare(row: Row, *, num_classes: int, boundary: float) -> dict[str, Any]:
     if row["missing"]:
         raise UserError(row["missing"])
-    mask, truth = read_label(row["mask"]), read_label(row["truth"])
+    mask, truth = read_label(row["mask"]), read_label(row["truth"], num_classes=num_classes)
     check_same_size(truth, mask.shape, path=row["truth"])
     return next(compared([mask], truth, num_classes=num_classes, boundary=boundary))
 

@@ -69,7 +69,7 @@ def _tried(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> li
 
 def _score(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> list[Row]:
     image, stored = read_with_cam(row)
-    truth = None if row["truth"] is None else read_label(row["truth"])
+    truth = None if row["truth"] is None else read_label(row["truth"], num_classes=num_classes)
     if truth is not None:
         check_same_size(truth, image.shape[:2], path=row["truth"])
     compared = None if truth is None else Compared(truth, num_classes=num_classes)

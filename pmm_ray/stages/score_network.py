@@ -52,7 +52,8 @@ class _Scorer(SegmentationWorker):
         results = []
         for row, probabilities in zip(rows, self.probabilities(rows, images), strict=True):
             try:
-                mask, truth = probabilities.argmax(axis=0).astype(np.uint8), read_label(row["truth"])
+                mask = probabilities.argmax(axis=0).astype(np.uint8)
+                truth = read_label(row["truth"], num_classes=self._num_classes)
                 check_same_size(truth, mask.shape, path=row["truth"])
                 results.append(succeeded(row, cells(mask, truth, num_classes=self._num_classes)))
             except Exception as error:

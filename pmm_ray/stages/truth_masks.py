@@ -38,7 +38,7 @@ def _copy(row: Row, *, out: Path, palette: Palette) -> dict[str, Any]:
     start = time.monotonic()
     if row["truth"] is None:
         raise UserError("it has no ground truth; leave it off the list or add its mask")
-    mask = read_label(row["truth"])
+    mask = read_label(row["truth"], num_classes=len(palette))
     check_same_size(mask, image_size(row["image"]), path=row["truth"])
     write_label(mask_file(out, MASKS, row["name"]), mask, palette)
     return mask_facts(mask) | {"seconds": time.monotonic() - start}

@@ -77,9 +77,11 @@ def test_irn_s_file_is_read_with_its_maps_of_full_size(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({20: np.ones((2, 2))}, r"key 20 is no class: .* 0\.\.19"),
+        ({20: np.ones((2, 2))}, r"key 20 \(int\) is no class: .* 0\.\.19"),
         ({-1: np.ones((2, 2))}, "key -1"),
-        ({"cat": np.ones((2, 2))}, "key cat"),
+        ({"cat": np.ones((2, 2))}, r"key 'cat' \(str\)"),
+        ({"0": np.ones((2, 2))}, r"key '0' \(str\) is no class: keys are integers"),
+        ({0.0: np.ones((2, 2))}, r"key 0\.0 \(float\) is no class"),
         ({0: np.ones(4)}, r"\(H, W\)"),
         ({0: "map"}, r"\(H, W\)"),
         ({0: np.full((2, 2), np.nan)}, "not finite"),

@@ -141,11 +141,45 @@ def test_degenerate_polygons_enclose_nothing():
 
 @pytest.mark.parametrize(
     "segmentation",
-    [{"counts": [10**9], "size": [8, 8]}, {"counts": [60], "size": [8, 8]}, {"counts": [100], "size": [10, 10]}],
+    [
+        *({"counts": [10**9], "size": [8, 8]}, {"counts": [60], "size": [8, 8]}, {"counts": [100], "size": [10, 10]}),
+        *({"counts": [64]}, {"size": [8, 8]}, [["a", 1, 2, 3, 4, 5]], 7),
+    ],
 )
-def test_run_lengths_that_do_not_fit_the_image_are_refused(segmentation):
+def test_outlines_that_do_not_fit_the_image_are_refused(segmentation):
     with pytest.raises(UserError, match="annotation JSON"):
         draw_mask([(1, segmentation)], height=8, width=8)
+
+
+def test_run_lengths_of_another_number_of_pixels_say_both_numbers():
+    with pytest.raises(UserError, match="counts add up to 60 in an image of 64 pixels"):
+        draw_mask([(1, {"counts": [60], "size": [8, 8]})], height=8, width=8)
+
+
+@pytest.mark.parametrize("outline", [{}, {"segmentation": None}])
+def test_boxes_alone_do_for_labels_and_not_for_masks(coco, outline):
+    path = coco / "annotations" / "train.json"
+    whole = json.loads(path.read_text())
+    for item in whole["annotations"]:
+        del item["segmentation"]
+        item.update(outline)
+    path.write_text(json.dumps(whole))
+    data = load(coco, masks=None, val_list=None)
+    assert [photo.labels for photo in data.train.photos.photos] == [(1, 17), (80,)]
+    for _ in range(2):  # parsed, and remembered
+        with pytest.raises(UserError, match=r"train\.json: no annotation has a 'segmentation'.*data\.masks=null"):
+            load(coco, val_list=None)
+
+
+def test_an_annotation_without_an_outline_costs_its_image_only(coco):
+    path = coco / "annotations" / "train.json"
+    whole = json.loads(path.read_text())
+    del whole["annotations"][3]["segmentation"]
+    path.write_text(json.dumps(whole))
+    data = load(coco, val_list=None)
+    assert {1, 17} < set(np.unique(read_label(data.train.truth.masks["000000000007"])))
+    assert set(np.unique(read_label(data.train.truth.masks["000000000003"]))) == {255}
+    assert any("1 of 5 annotations have no 'segmentation'" in problem.why for problem in data.problems)
 
 
 def test_masks_are_drawn_only_when_asked_for_and_once(coco):
@@ -199,6 +233,16 @@ def test_a_labels_file_may_replace_the_annotations(coco):
     assert [photo.labels for photo in data.train.photos.photos] == [(16,)]
 
 
+def test_labels_of_the_other_split_are_not_unknown_and_those_of_none_are_told_once(coco):
+    photo(coco / "val" / "only_val.jpg", size=(20, 30))
+    path = coco / "annotations" / "val.json"
+    path.write_text(path.read_text().replace("000000000007.jpg", "only_val.jpg"))
+    labels = {"000000000007": ["cat"], "only_val": ["dog"], "nowhere": ["dog"]}
+    (coco / "labels.json").write_text(json.dumps(labels))
+    told = [problem.name for problem in load(coco, labels="labels.json").problems if "labels.json" in problem.why]
+    assert told.count("nowhere") == 1 and "only_val" not in told
+
+
 def test_file_names_in_the_annotations_cannot_lead_elsewhere(coco):
     photo(coco / "outside.jpg")
     path = coco / "annotations" / "train.json"
@@ -219,6 +263,10 @@ def test_file_names_in_the_annotations_cannot_lead_elsewhere(coco):
             r"class widget.*set data\.classes|set data\.classes.*widget",
         ),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}', "at least one image"),
+        (
+            '{"images": [], "annotations": [{"image_id": 5, "category_id": 99}], "categories": []}',
+            "an annotation of image 5 has category_id 99, which is not among its categories",
+        ),
     ],
 )
 def test_a_json_that_is_no_annotation_file_is_named(coco, text, message):

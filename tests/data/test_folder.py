@@ -99,10 +99,56 @@ def test_a_folder_needs_labels_and_images(folder, tmp_path):
         load(folder, labels=None)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "labels.csv").write_text("image,label\na,cat\n")
-    with pytest.raises(UserError, match=r"empty: .*at least one image"):
+    with pytest.raises(UserError, match=r"empty: holds no image \(.*\.jpg.*\): set data\.images"):
         load(tmp_path / "empty")
     with pytest.raises(UserError, match=r"JPEGImages: no such folder.*'\.'"):
         load(folder, images="JPEGImages")
+
+
+def test_a_folder_of_photos_that_are_not_read_says_so(tmp_path):
+    (tmp_path / "x.HEIC").write_bytes(b"x")
+    (tmp_path / "labels.csv").write_text("image,label\nx.HEIC,cat\n")
+    with pytest.raises(UserError, match=r"holds no image .*x\.HEIC: \.heic files are not read: convert them"):
+        load(tmp_path, cache=tmp_path / "runs" / "digests")
+
+
+def test_each_label_without_an_image_is_told_with_its_reason(folder):
+    photo(folder / "sub" / "one.jpg")
+    (folder / "raw.cr2").write_bytes(b"x")
+    (folder / "labels.csv").write_text(
+        f"image,label\none.jpg,cat\n{folder}/sub/one.jpg,dog\nsub\\two.PNG,dog\nfour,cat\nthree,cat\n"
+        "raw.cr2,cat\n/elsewhere/five.jpg,cat\nsix,dog\n"
+    )
+    data = load(folder)
+    assert {photo.name: photo.labels for photo in data.train.photos.photos} == {
+        **{"one": (1,), "sub/one": (2,), "sub/two": (2,), "four": (1,), "sub/deeper/three": (1,)}
+    }
+    whys = {problem.name: problem.why for problem in data.problems}
+    assert whys["raw.cr2"].startswith(".cr2 files are not read")
+    assert whys["/elsewhere/five.jpg"].startswith("leads out of")
+    assert whys["six"].startswith("no such image in")
+    assert len(data.problems) == 3  # the raw file is told of once
+
+
+def test_labels_that_match_no_image_name_the_setting_and_the_file(folder):
+    (folder / "labels.csv").write_text("image,label\nx1,cat\nx2,dog\n")
+    said = rf"^data\.labels={folder}/labels\.csv: its names match no image of {folder}: .* such as four\.webp"
+    with pytest.raises(UserError, match=said + r" \(x1: no such image in [^:]*$"):
+        load(folder)
+
+
+def test_a_validation_list_of_all_photos_leaves_none_to_train_on(folder):
+    (folder / "val.txt").write_text("one\nsub/two\nsub/deeper/three\nfour\n")
+    with pytest.raises(UserError, match=r"^data\.val_list=.*val\.txt: names all images of .*: leave some to train on"):
+        load(folder, val_list="val.txt")
+
+
+@pytest.mark.parametrize("root", ["..", "sub"])
+def test_a_root_one_folder_too_high_or_low_is_told_where_the_labels_are(folder, root):
+    with pytest.raises(UserError, match=rf"labels\.csv: no such labels file: set data\.root={folder}, where it is"):
+        load((folder / root).resolve(), cache=folder.parent / "elsewhere" / "cache")
+    with pytest.raises(UserError, match=r"photos: labels are read from .*: set data\.labels"):
+        load(folder, labels=".")
 
 
 def test_given_classes_fix_names_and_order(folder):

@@ -50,6 +50,7 @@ CSV_FORMS = {
     "columns by pandas": ",image,cat,dog,sea lion\n0,a,1.0,0.0,0.0\n1,b,True,True,False\n2,c,,,1\n",
     "quotes, other columns, blank lines, BOM": '\ufeffid,Image,split,Label\n\n1,"a",train,cat\n'
     '2,b,val,"cat;dog"\n3,c,,sea lion\n',
+    "lines of spaces": "image,label\n   \na,cat\nb,cat;dog\n \t \nc,sea lion\n  \n",
     "Windows line ends": "image,label\r\na,cat\r\nb,cat\r\nb,dog\r\nc,sea lion\r\n",
 }
 
@@ -120,6 +121,35 @@ def test_an_npy_dictionary_of_probabilities_is_refused(tmp_path):
 )
 def test_without_given_classes_the_file_names_them(write, text, names):
     assert read_labels(write("labels.csv", text), classes=None).names == names
+
+
+SPELLINGS = {
+    "spaces": "image,label\na,red  car\nb,red car;caf\u00e9\nc, red\u00a0car \n",
+    "composed or not": "image,label\na,red car\nb,red car;cafe\u0301\nc,red car\n",
+    "columns": "image,cafe\u0301,red  car\na,0,1\nb,1,1\nc,0,1\n",
+}
+
+
+@pytest.mark.parametrize("classes", [None, ("cafe\u0301", "red  car")])
+@pytest.mark.parametrize("form", SPELLINGS)
+def test_spaces_and_composed_characters_make_no_class_of_their_own(write, form, classes):
+    table = read_labels(write("l.csv", SPELLINGS[form]), classes=classes)
+    assert table.names == ("caf\u00e9", "red car")
+    assert table.labels == {"a": (2,), "b": (1, 2), "c": (2,)}
+
+
+@pytest.mark.parametrize("text", ["image,label\na,Cat\nb,cat\nc,CAT\n", "image,CAT,Cat,cat\na,0,1,1\n"])
+def test_names_that_differ_in_case_alone_are_refused(write, text):
+    with pytest.raises(UserError, match=r"l\.csv: has classes CAT, Cat and cat: write one of them everywhere"):
+        read_labels(write("l.csv", text), classes=None)
+
+
+def test_words_for_nothing_are_no_classes_unless_they_are_given(write):
+    path = write("l.csv", "image,label\na,cat\nb,nan\nc,None\nd,N/A\ne,null\nf,NaN\ng,cat;none\n")
+    table = read_labels(path, classes=None)
+    assert table.names == ("cat",)
+    assert table.labels == {"a": (1,), "b": (), "c": (), "d": (), "e": (), "f": (), "g": (1,)}
+    assert read_labels(write("m.csv", "image,label\na,none\n"), classes=("cat", "none")).labels == {"a": (2,)}
 
 
 def test_multi_hot_vectors_without_names_number_their_classes(write):

@@ -35,11 +35,14 @@ def test_a_name_is_the_path_without_suffix_and_other_dots_stay():
         ("sub/deep/x.webp", ["sub/deep/x", "sub//deep/x.webp"]),
         ("we\nird.jpg", ["we\nird"]),
         ("#1 (2);'$.jpg", ["#1 (2);'$"]),
+        ("sub/x.jpg", [r"sub\x.jpg", r"sub\x", "{root}/sub/x.jpg"]),
+        (r"back\slash.jpg", [r"back\slash", r"back\slash.jpg"]),
+        ("e\u0301.jpg", ["e\u0301", "\u00e9", "\u00e9.jpg", "\u00e9.png"]),
     ],
 )
 def test_odd_names_are_found_with_and_without_suffix(tmp_path, path, entries):
     index, problems = index_of(tmp_path, path)
-    assert [index.find(entry) for entry in entries] == [path] * len(entries)
+    assert [index.find(entry.replace("{root}", str(tmp_path))) for entry in entries] == [path] * len(entries)
     assert index.names[path] == stem(path)
     assert not problems.listed()
 
@@ -52,17 +55,40 @@ def test_two_images_of_one_stem_keep_their_suffix_and_must_be_told_apart(tmp_pat
         index.find("a")
 
 
+def test_a_gif_beside_a_photo_is_its_mask_or_preview_and_alone_a_photo(tmp_path):
+    index, problems = index_of(tmp_path, "a.jpg", "a.gif", "b.GIF", "sub/a.gif")
+    assert index.names == {"a.jpg": "a", "b.GIF": "b", "sub/a.gif": "sub/a"}
+    assert index.find("a") == "a.jpg" and not problems.listed()
+
+
 def test_names_stay_unique_when_a_stem_looks_like_another_file(tmp_path):
     index, _ = index_of(tmp_path, "a.jpg", "a.png", "a.png.jpg")
     assert len(set(index.names.values())) == 3
 
 
-@pytest.mark.parametrize("entry", ["../secret", "a/../../secret", "/etc/passwd", "..", "a/.."])
+def test_of_two_names_that_look_alike_each_is_found_by_its_own_characters(tmp_path):
+    index, _ = index_of(tmp_path, "e\u0301.jpg", "\u00e9.jpg")
+    for entry in ("e\u0301", "\u00e9"):
+        assert index.find(entry) == index.find_anywhere(f"{entry}.jpg") == f"{entry}.jpg"
+
+
+def test_a_photo_of_a_kind_that_is_not_read_is_told_as_such(tmp_path):
+    write_atomic(tmp_path / "sub" / "x.HEIC", b"")
+    index, _ = index_of(tmp_path, "a.jpg")
+    for entry in ("sub/x.HEIC", "sub/x"):
+        with pytest.raises(NotFoundInFolder, match=r"\.heic files are not read: convert them"):
+            index.find_anywhere(entry)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [r"..\secret", "{root}/secret", "{root}/set/../secret", "../secret", "a/../../secret", "/etc/passwd", "..", "a/.."],
+)
 def test_nothing_outside_the_folder_is_found(tmp_path, entry):
     photo(tmp_path / "secret.jpg")
     index, _ = index_of(tmp_path / "set", "a/x.jpg")
     with pytest.raises(NotFoundInFolder):
-        index.find(entry)
+        index.find(entry.replace("{root}", str(tmp_path)))
 
 
 @given(st.text(max_size=30))

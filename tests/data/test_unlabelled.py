@@ -27,6 +27,37 @@ def test_a_folder_gives_the_images_at_any_depth_but_those_in_skipped_folders(tmp
     assert not problems
 
 
+def test_earlier_masks_and_stores_of_runs_among_the_photos_are_not_taken_for_photos(tmp_path, anywhere):
+    for name in ("a.jpg", "sub/masks/b.png", "digests/c.jpg", "other/d.jpg"):
+        write_atomic(anywhere / name, b"")
+    # what others call so is no output: a file of one name alone, a folder of one name alone
+    for name in ("other/predict.json", "sub/digests/content.json"):
+        write_atomic(anywhere / name, b"{}")
+    wanted = {"a", "sub/masks/b", "digests/c", "other/d"}
+    assert set(read(anywhere)[0]) == wanted
+    for name in ("sub/out/predict.json", "sub/out/classes.json", "runs/digests/content-0123456789ab.json"):
+        write_atomic(anywhere / name, b"{}")
+    for name in ("sub/out/masks/a.png", "sub/out/overlays.png", "runs/make_masks/0123/masks/a.png"):
+        write_atomic(anywhere / name, b"")
+    assert set(read(anywhere)[0]) == wanted
+    assert set(read(anywhere / "sub/out")[0]) == {"masks/a", "overlays"}  # asked for by name
+
+
+def test_photos_of_other_kinds_are_told_and_raw_files_beside_a_jpeg_are_no_loss(tmp_path):
+    for name in ("a.jpg", "b.gif", "c.jfif", "d.JPE"):
+        photo(tmp_path / name)
+    for name in ("e.HEIC", "f.heic", "g.heic", "h.heic", "a.CR2", "i.svg", "notes.txt"):
+        write_atomic(tmp_path / name, b"x")
+    (tmp_path / "elsewhere").symlink_to(tmp_path.parent)
+    found, problems = read(tmp_path)
+    assert set(found) == {"a", "b", "c", "d"}
+    assert [(problem.name, problem.why.split(":")[0], problem.count) for problem in problems] == [
+        ("e.HEIC, f.heic, g.heic and 1 more", ".heic files are not read", 4),
+        ("i.svg", ".svg files are not read", 1),
+        ("elsewhere", "a link to a folder is not followed", 1),
+    ]
+
+
 def test_one_image_is_named_by_its_file(tmp_path):
     path = photo(tmp_path / "some.photo.JPG")
     assert read(path) == ({"some.photo": str(path)}, ())
@@ -77,11 +108,16 @@ def test_nothing_to_read_is_one_line_that_names_it(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "video.mp4").write_bytes(b"\xff\xfe\xfd")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    write_atomic(tmp_path / "phone" / "x.heic", b"x")
     for name, why in (
         ("gone", "no such folder, image or list"),
-        ("empty", "no image to use"),
+        ("empty", r"holds no image \(.*\.jpg, .*\.webp\)$"),
+        ("phone", r"holds no image \(.*\); x\.heic: \.heic files are not read: convert them to JPEG or PNG"),
+        ("phone/x.heic", r"x\.heic: \.heic files are not read: convert them"),
         ("blank.txt", "is empty"),
-        ("video.mp4", "cannot be read"),
+        ("video.mp4", r"is no image \(.*\.jpg, .*\) and no text file"),
+        (".DS_Store", "is no image .* and no text file"),
     ):
         with pytest.raises(UserError, match=why) as error:
             read(tmp_path / name)

@@ -181,11 +181,26 @@ def test_a_validation_image_without_a_class_is_evaluated_if_it_has_a_mask(voc_ro
         load(voc_root, masks=None)
 
 
-def test_labels_of_unknown_images_are_one_line(voc_root):
+def test_labels_of_unknown_images_are_listed_with_the_reason_and_many_of_them_briefly(voc_root):
     labels = {"a": [1], "b": [1], "c": [1], "v": [1]} | {f"unknown{n}": [1] for n in range(50)}
     (voc_root / "labels.json").write_text(json.dumps(labels))
-    (problem,) = load(voc_root).problems
-    assert problem.name == "unknown0, unknown1, unknown2 and 47 more"
+    problems = load(voc_root).problems
+    assert [problem.name for problem in problems[:2]] == ["unknown0", "unknown1"]
+    assert problems[0].why.startswith("no such image in ") and "labels.json" in problems[0].why
+    assert problems[-1].name == "30 more" and len(problems) == 21
+
+
+def test_a_split_of_which_nothing_is_left_says_why_of_its_own_images(voc_root):
+    relist(voc_root, "a", "b", "c", "gone")
+    (voc_root / "labels.json").write_text(json.dumps({"a": [1], "b": [1], "c": [1], "v": []}))
+    with pytest.raises(UserError, match=r"val\.txt: leaves no image to use for val; v: has no class in"):
+        load(voc_root, masks=None)
+
+
+@pytest.mark.parametrize("root", ["", "set/JPEGImages"])
+def test_a_root_one_folder_too_high_or_low_is_told_where_the_images_are(voc_root, root):
+    with pytest.raises(UserError, match=rf"JPEGImages: no such folder: set data\.root={voc_root}, where it is"):
+        load(voc_root.parent / root, cache=voc_root.parent / "elsewhere" / "cache")
 
 
 def test_images_without_a_mask_are_trained_on_but_not_evaluated(voc_root):
@@ -263,7 +278,7 @@ def test_labels_from_the_peers_npy(voc_root):
         ({"train_list": "absent.txt"}, r"absent\.txt: no such list: set data\.train_list"),
         ({"val_list": "absent.txt"}, r"absent\.txt: no such list: set data\.val_list"),
         ({"train_list": "empty.txt"}, r"empty\.txt: is empty"),
-        ({"train_list": "gone.txt"}, r"gone\.txt: leaves no image to use.*x: no such image"),
+        ({"train_list": "gone.txt"}, r"gone\.txt: leaves no image to use for train; x: no such image"),
         ({"train_list": None}, r"data\.train_list"),
         ({"labels": "absent.json"}, r"absent\.json: no such labels file: set data\.labels"),
         ({"labels": None}, r"Annotations: no such folder of XML annotations: set data\.labels"),

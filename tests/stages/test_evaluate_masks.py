@@ -109,7 +109,7 @@ def test_a_class_that_does_not_exist_is_an_error_of_that_image(tmp_path):
     for name, value in (("mask", 0), ("truth", 7)):
         Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / f"{name}.png")
     row = {"missing": None, "mask": str(tmp_path / "mask.png"), "truth": str(tmp_path / "truth.png")}
-    with pytest.raises(ValueError, match="ground truth holds id 7"):
+    with pytest.raises(UserError, match=r"truth\.png: the mask holds id 7; .* 0\.\.2 or 255: .*data\.classes"):
         _compare(row, num_classes=3, boundary=0.0)
 
 
