@@ -99,7 +99,8 @@ class NetConfig(Section):
     options: dict[str, Any] = Field({}, description="extra arguments of timm.create_model, e.g. {pad_type: same}")
     output_stride: Literal[8, 16, 32] = Field(16, description="stride of the deepest feature map")
     weights: str = Field(
-        "pretrained", description="'pretrained' (timm's hub), 'none', or a state-dict file (a path or a URL)"
+        "pretrained",
+        description="'pretrained' (timm's hub), a state-dict file (a path or a URL), or 'none' with batch_norm 'train'",
     )
     mean: tuple[float, float, float] | None = Field(
         None, description="input mean, RGB in [0, 1]; null: the backbone's own"

@@ -16,6 +16,7 @@ from torch import nn
 
 from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import atomic_path, readable
+from pmm_ray.nets.batch_norm import batch_norms
 from pmm_ray.nets.blame import built, check_sight
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.joint import Joint
@@ -192,7 +193,7 @@ def _read_model(path: Path) -> dict[str, Any]:
 
 
 def check_network(kind: str, *, weights: str, crop: int, **net: Any) -> None:
-    """See that `build_network` can build a network that sees crops of side `crop`, once in a process.
+    """See that `build_network` can build a network that sees crops of side `crop` and can learn, once in a process.
 
     It takes no memory and downloads nothing; of pretrained weights only a file is looked into. A classifier that sees
     no other images is warned of: its CAMs can be read from crops. A joint network has to see photos whole.
@@ -207,9 +208,17 @@ def check_network(kind: str, *, weights: str, crop: int, **net: Any) -> None:
 def _check(kind: str, weights: str, crop: int, net: str) -> None:
     arguments = json.loads(net)
     with torch.device("meta"):
-        module = build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
+        module: Any = build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
+    if weights == "none" and any(not norm.training for norm in batch_norms(module.backbone)):
+        # timm starts the last scale of residual branches at 0: frozen there, they would never open
+        raise SettingError(
+            "net.batch_norm=frozen: without weights there is nothing to freeze; set net.batch_norm=train"
+        )
     if weights == "pretrained" and not timm.models.is_model_pretrained(arguments["backbone"]):
-        raise SettingError(f"net.weights=pretrained: timm has none of {arguments['backbone']}; give a file or 'none'")
+        raise SettingError(
+            f"net.weights=pretrained: timm has none of {arguments['backbone']}; "
+            "give a file, or 'none' with net.batch_norm=train"
+        )
     # those two rest on a bare backbone; the decoders of segmenters take any that they can be built on
     if kind in ("classifier", "joint"):
         # weights of a file have been read

@@ -225,7 +225,7 @@ def test_impossible_networks_are_named_with_the_mend():
         build_classifier(**{**MOBILE, "options": {"no_such_option": 1}}, weights="none", num_classes=3)
 
 
-SEGMENTER = {"kind": "segmenter", "weights": "none", "num_classes": 3, "aux": True, "crop": 96}
+SEGMENTER = {"kind": "segmenter", "weights": "none", "batch_norm": "train", "num_classes": 3, "aux": True, "crop": 96}
 
 
 @pytest.mark.parametrize("arch", ["deeplabv3plus", "pspnet", "unet", "fpn"])
@@ -257,6 +257,21 @@ def test_a_check_takes_no_memory_and_looks_into_a_file_of_weights(tmp_path: Path
         check_network("classifier", weights="pretrained", **{**huge, "backbone": "botnet50ts_256"})
 
 
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "joint"])
+def test_batch_norm_is_not_frozen_before_it_has_learned_anything(kind: str, tmp_path: Path):
+    def check(**given: object) -> None:
+        more = {"segmenter": {"arch": "unet", "aux": False}, "joint": {"channels": 4, "dilation": 1}}.get(kind, {})
+        check_network(kind, **{**TINY, "num_classes": 3, "crop": 96, "batch_norm": "frozen", **more, **given})
+
+    with pytest.raises(SettingError, match=r"^net\.batch_norm=frozen: without weights .* set net\.batch_norm=train"):
+        check(weights="none")
+    check(weights="none", batch_norm="train")
+    if kind == "classifier":
+        check(weights="none", backbone="vgg11")  # has none
+    torch.save(timm.create_model(TINY["backbone"]).state_dict(), tmp_path / "weights.pth")
+    check(weights=str(tmp_path / "weights.pth"))
+
+
 def test_weights_that_cannot_be_fetched_are_to_blame_and_not_the_backbone(monkeypatch: pytest.MonkeyPatch):
     create = timm.create_model
 
@@ -266,7 +281,10 @@ def test_weights_that_cannot_be_fetched_are_to_blame_and_not_the_backbone(monkey
         return create(*names, **arguments)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(SettingError, match=r"^net\.weights=pretrained: .*no route to host.*give a file or 'none'$"):
+    with pytest.raises(
+        SettingError,
+        match=r"^net\.weights=pretrained: .*no route to host.*give a file, or 'none' with net\.batch_norm=train$",
+    ):
         build_classifier(**MOBILE, weights="pretrained", num_classes=3)
 
 
