@@ -15,6 +15,7 @@ from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import CamInferConfig
 from pmm_ray.data.cams import Cam
 from pmm_ray.data.dataset import Photos
+from pmm_ray.data.images import read_image, read_resizable
 from pmm_ray.masks.cam import normalise
 from pmm_ray.stages.cam_files import CAM_FACTS, remove_strays, write_shard
 from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
@@ -52,6 +53,10 @@ class _CamWorker(NetworkWorker):
     def __init__(self, *, model: Path, actors: Actors, infer: CamInferConfig, out: Path):
         super().__init__(model=model, actors=actors)
         self._infer, self._out = infer, out
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        """A photo as (H, W, 3) uint8 RGB; raises ImageError if it cannot be used."""
+        return read_image(path) if self._infer.short_side is None else read_resizable(path)
 
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         results: list[Row] = []

@@ -96,7 +96,7 @@ class NetworkWorker:
     def __call__(self, rows: list[Row]) -> list[Row]:
         """Results for all rows; those whose image cannot be read have failed, the others go through the network."""
         with ThreadPoolExecutor(4) as pool:
-            images = list(pool.map(_attempt(read_image), (row["image"] for row in rows)))
+            images = list(pool.map(_attempt(self.read), (row["image"] for row in rows)))
         good = [k for k, image in enumerate(images) if not isinstance(image, Exception)]
         worked = iter(self._guarded([rows[k] for k in good], [images[k] for k in good]) if good else [])
         return [next(worked) if k in good else failed(row, images[k]) for k, row in enumerate(rows)]
@@ -114,6 +114,10 @@ class NetworkWorker:
                 sys.exit(f"error: the GPU failed ({one_line(error)}); the same command goes on")
             print(f"the GPU failed, its worker ends: {error}", file=sys.stderr, flush=True)
             os._exit(1)
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        """A photo as (H, W, 3) uint8 RGB; raises ImageError if it cannot be used."""
+        return read_image(path)
 
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         """Results of rows whose images (H, W, 3) uint8 RGB are given."""

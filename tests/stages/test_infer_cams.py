@@ -144,6 +144,16 @@ def test_a_larger_photo_is_shrunk_before_the_scales_unless_its_size_is_given(tmp
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+def test_a_strip_is_refused_where_its_short_side_would_be_resized(tmp_path, model, photos):
+    Image.new("RGB", (200, 2)).save(photos.photos[0].image)
+    for short_side, status in ((None, "ok"), (48, "failed")):
+        infer = CamInferConfig(scales=(1.0,), flip=False, short_side=short_side)
+        worker = _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)
+        results = worker(rows_of(photos))
+        assert [result["status"] for result in results] == [status, "ok", "ok"]
+    assert "200 x 2 pixels" in results[0]["error"]
+
+
 def test_one_crop_that_holds_the_whole_image_is_the_whole_image_padded(tmp_path, model, photos):
     infer = CamInferConfig(mode="multi_crop", scales=(1.0,), flip=False, window=96, window_stride=50, stride=1)
     worker = _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)
