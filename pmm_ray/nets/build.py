@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -144,6 +143,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 """What builds a network of each kind, and rebuilds it from its model file."""
 
+_PARTS = {"kind", "state", "net", "mean", "std", "classes"}
+"""What every model file has."""
 _NO_MODEL = "no model of this package, or a damaged one: give the model.pt that a training left"
 
 
@@ -155,7 +156,7 @@ def build_network(kind: str, *, weights: str, **net: Any) -> nn.Module:
 def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     """Write a model that `load_model` rebuilds without a download: `net` holds the builder's arguments but `weights`.
 
-    `info` (mean, std, classes, ...) must be of plain types: the file is read with weights_only=True.
+    `info` (mean, std, classes, and more) must be of plain types: the file is read with weights_only=True.
     """
     state = {name: value.cpu() for name, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
@@ -185,9 +186,11 @@ def _read_model(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such model")
     try:
         info = torch.load(readable(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # other files raise almost anything
         raise UserError(f"{path}: {_NO_MODEL} ({type(error).__name__})") from error
-    if not isinstance(info, dict) or info.get("kind") not in _BUILDERS or "state" not in info:
+    if not isinstance(info, dict) or info.get("kind") not in _BUILDERS or not info.keys() >= _PARTS:
         raise UserError(f"{path}: {_NO_MODEL}")
     return info
 

@@ -1,5 +1,6 @@
 """Building, loading and reading back networks."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from pmm_ray.places import Remote
 
 TINY = {"backbone": "test_resnet.r160_in1k", "options": {}, "output_stride": 32}
 MOBILE = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 16}
+INFO = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "classes": ["a", "b", "c"]}
 
 
 def test_classifier_starts_undecided_and_its_logits_are_the_means_of_its_maps():
@@ -137,7 +139,7 @@ def test_a_joint_network_read_back_says_the_same(tmp_path: Path):
     net = build_joint(**MOBILE, weights="none", num_classes=3, channels=16, dilation=2)
     torch.nn.init.normal_(net.classifier.head.weight)
     shape = {**MOBILE, "num_classes": 3, "channels": 16, "dilation": 2}
-    save_model(tmp_path / "model.pt", kind="joint", module=net, net=shape, info={})
+    save_model(tmp_path / "model.pt", kind="joint", module=net, net=shape, info=INFO)
     back, _ = load_model(tmp_path / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(back(images)["main"], net.eval()(images)["main"])
@@ -147,11 +149,11 @@ def test_a_joint_network_read_back_says_the_same(tmp_path: Path):
 def test_a_model_read_back_says_the_same_and_needs_no_weights_file(anywhere: Path):
     net = build_segmenter(arch="unet", **MOBILE, weights="none", num_classes=3, aux=True)
     shape = {**MOBILE, "arch": "unet", "num_classes": 3, "aux": True}
-    save_model(anywhere / "model.pt", kind="segmenter", module=net, net=shape, info={"classes": ["a", "b", "c"]})
+    save_model(anywhere / "model.pt", kind="segmenter", module=net, net=shape, info=INFO)
     back, info = load_model(anywhere / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert not back.training and info["classes"] == ["a", "b", "c"]
-    assert model_info(anywhere / "model.pt") == info == {"kind": "segmenter", "net": shape, "classes": ["a", "b", "c"]}
+    assert model_info(anywhere / "model.pt") == info == {"kind": "segmenter", "net": shape, **INFO}
     assert torch.equal(back(images)["main"], net.eval()(images)["main"])
 
 
@@ -160,7 +162,10 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path):
     torch.save({"layer": torch.zeros(3)}, weights)
     text.write_text("not torch at all")
     half.write_bytes(weights.read_bytes()[:300])
-    for path in (weights, text, half):
+    parts = {"kind": "segmenter", "state": {}, "net": {}, **INFO}
+    for missing in parts:
+        torch.save({name: value for name, value in parts.items() if name != missing}, tmp_path / f"no-{missing}.pt")
+    for path in (weights, text, half, *(tmp_path / f"no-{missing}.pt" for missing in parts)):
         for read in (load_model, model_info):
             with pytest.raises(UserError, match=rf"{path.name}: no model of this package") as error:
                 read(path)
@@ -211,6 +216,20 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
     torch.save({"x": Path("/")}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="loaded safely"):
         build_classifier(**MOBILE, weights=str(tmp_path / "w.pth"), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<!DOCTYPE html><html>", b"hello", b"PK\x03\x04 no zip", pickle.dumps(Path())],
+    ids=["empty", "page", "text", "zip", "pickle"],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_of_a_file_without_weights_is_said_what_to_give_and_not_to_load_it_unsafely(tmp_path, content, suffix):
+    path = tmp_path / f"w.{suffix}"
+    path.write_bytes(content)
+    told = rf"^net\.weights={path}: not a state dict that can be loaded safely; save one with .* a \.safetensors file$"
+    with pytest.raises(SettingError, match=told):
+        build_classifier(**TINY, weights=str(path), num_classes=3)
 
 
 def test_impossible_networks_are_named_with_the_mend():
