@@ -1,3 +1,3 @@
 """Weakly supervised segmentation on Ray: from image-level labels to pseudo-masks and a trained model."""
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"

@@ -99,7 +99,8 @@ class NetConfig(Section):
     options: dict[str, Any] = Field({}, description="extra arguments of timm.create_model, e.g. {pad_type: same}")
     output_stride: Literal[8, 16, 32] = Field(16, description="stride of the deepest feature map")
     weights: str = Field(
-        "pretrained", description="'pretrained' (timm's hub), 'none', or a state-dict file (a path or a URL)"
+        "pretrained",
+        description="'pretrained' (timm's hub), a state-dict file (a path or a URL), or 'none' with batch_norm 'train'",
     )
     mean: tuple[float, float, float] | None = Field(
         None, description="input mean, RGB in [0, 1]; null: the backbone's own"
@@ -233,14 +234,20 @@ class CamInferConfig(Section):
     scales: Scales = Field((0.5, 1.0, 1.5, 2.0), min_length=1, description="scales (multi_crop: published 0.75..3)")
     flip: bool = Field(True, description="average with the mirrored image")
     short_side: int | None = Field(None, ge=32, description="short side at scale 1, pixels; null: the image's own size")
+    max_short_side: int | None = Field(
+        640,
+        ge=32,
+        description="without short_side: photos whose own is longer are shrunk to this first, pixels (VOC's is 500 at most, COCO's 640); null: none are",
+    )
     window: int = Field(448, ge=32, description="side of a crop (multi_crop)")
     window_stride: int = Field(300, ge=1, description="distance between crops (multi_crop)")
     batch_size: int = Field(16, ge=1, description="forwards in one batch", json_schema_extra=NEUTRAL)
     stride: int = Field(4, ge=1, description="the CAM is stored at image size / stride")
 
     def unused(self) -> set[str]:
-        """Whole images have no windows."""
-        return {"window", "window_stride"} if self.mode == "multi_scale" else set()
+        """Whole images have no windows, and a size that is given has no limit."""
+        windows = {"window", "window_stride"} if self.mode == "multi_scale" else set()
+        return windows if self.short_side is None else windows | {"max_short_side"}
 
 
 class CamConfig(Section):
@@ -407,6 +414,11 @@ class PredictConfig(Section):
         (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), min_length=1, description="scales whose softmax is averaged"
     )
     flip: bool = Field(True, description="average with the mirrored image")
+    max_short_side: int | None = Field(
+        640,
+        ge=32,
+        description="photos whose short side is longer are shrunk to this first, pixels (VOC's is 500 at most, COCO's 640); masks keep the photo's size; null: none are",
+    )
     batch_size: int = Field(16, ge=1, description="forwards in one batch", json_schema_extra=NEUTRAL)
 
 

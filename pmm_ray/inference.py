@@ -52,6 +52,15 @@ def scaled_size(size: Size, *, scale: float, short_side: int | None) -> Size:
     return height, width
 
 
+def shrunk(image: Tensor, *, max_short_side: int | None) -> Tensor:
+    """(3, H, W) uint8 as it is, or resized to a short side of `max_short_side` where its own is longer."""
+    size = image.shape[1], image.shape[2]
+    if max_short_side is None or min(size) <= max_short_side:
+        return image
+    target = scaled_size(size, scale=1.0, short_side=max_short_side)
+    return resize(image[None].float(), target)[0].round().byte()
+
+
 def whole_views(
     image: int, size: Size, *, scales: Sequence[float], flip: bool, short_side: int | None = None
 ) -> list[View]:

@@ -151,7 +151,7 @@ class Method:
         val = self.data.val
         if val is None or val.truth is None:
             raise UserError("a network can only be scored on a validation set with ground truth; see data.val_list")
-        predict = PredictConfig(scales=scales, flip=False, batch_size=self.config.seg.predict.batch_size)
+        predict = self.config.seg.predict.model_copy(update={"scales": scales, "flip": False})
         found = self.run("score_network", title=title, photos=val.photos, model=model, truth=val.truth, predict=predict)
         return found.facts["miou"]
 

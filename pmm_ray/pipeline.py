@@ -224,7 +224,7 @@ def _identity(value: Any) -> Any:
             try:
                 found["weights"] = digest_file(place(value.weights_file))
             except OSError as error:
-                why = f"{error.strerror or error}; give a file, 'pretrained' or 'none'"
+                why = f"{error.strerror or error}; give a file, 'pretrained', or 'none' with net.batch_norm=train"
                 raise SettingError(f"net.weights={value.weights}: {why}") from None
         return found
     return value.identity() if isinstance(value, Section) else value

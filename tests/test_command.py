@@ -5,9 +5,11 @@ import signal
 
 import pytest
 
-from pmm_ray.command import run_command, tell_failures, tell_notes, tell_problems
+from pmm_ray.artefacts import Artefact
+from pmm_ray.command import run_command, tell_failures, tell_network, tell_notes, tell_problems
+from pmm_ray.config import PredictConfig
 from pmm_ray.data.problems import Problems
-from pmm_ray.pipeline import Failure
+from pmm_ray.pipeline import Failure, Network
 
 
 def test_all_that_was_left_out_is_counted_though_not_all_is_listed(capsys):
@@ -34,6 +36,16 @@ def test_what_may_be_wrong_is_told_apart_from_what_was_left_out(capsys):
     tell_notes(notes.listed())
     told = capsys.readouterr().out.splitlines()
     assert "nothing was left out" in told[1] and told[2:] == ["  train masks: hold nothing but 0 and 255"]
+
+
+@pytest.mark.parametrize(
+    ("side", "told"), [(640, ""), (400, " predict.max_short_side=400"), (None, " predict.max_short_side=null")]
+)
+def test_a_network_is_applied_to_photos_with_the_settings_it_was_scored_with(side, told, capsys, tmp_path):
+    predict = PredictConfig(scales=(1.0,), max_short_side=side)
+    tell_network(Network("segmentation", Artefact("train_seg", "x", tmp_path), predict))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(f"PHOTOS OUT 'predict.scales=[1.0]'{told}")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "Error writing bytes"), OSError(errno.EROFS, "no", "/data/x")])

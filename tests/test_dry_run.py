@@ -10,8 +10,8 @@ from PIL import Image
 
 from pmm_ray import run, sweep
 
-NETWORKS = [f"{section}.net={{backbone: resnet10t, weights: none, output_stride: 32}}" for section in ("cam", "seg")]
-NETWORKS += ["seg.arch=unet"]
+NET = "{backbone: resnet10t, weights: none, batch_norm: train, output_stride: 32}"
+NETWORKS = [f"cam.net={NET}", f"seg.net={NET}", "seg.arch=unet"]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pmm_ray.inference import View, average, crop_starts, crop_views, scaled_size, whole_views
+from pmm_ray.inference import View, average, crop_starts, crop_views, scaled_size, shrunk, whole_views
 from pmm_ray.nets.inputs import resize
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -40,6 +40,26 @@ def test_scale_1_is_the_images_own_size_or_its_short_side_is_given():
     assert scaled_size((100, 150), scale=1.5, short_side=None) == (150, 225)
     assert scaled_size((100, 150), scale=1.0, short_side=50) == (50, 75)
     assert scaled_size((150, 100), scale=2.0, short_side=50) == (150, 100)
+
+
+def test_only_a_photo_whose_short_side_is_beyond_the_limit_is_shrunk():
+    for size in ((40, 60), (60, 40), (30, 400)):
+        image = photo(*size)
+        assert shrunk(image, max_short_side=40) is image and shrunk(image, max_short_side=None) is image
+    assert shrunk(photo(80, 120), max_short_side=40).shape == (3, 40, 60)
+    assert shrunk(photo(121, 80), max_short_side=40).shape == (3, 60, 40)
+
+
+def test_a_shrunk_photo_lies_where_the_photo_lies_and_is_not_aliased():
+    across = (torch.arange(160.0) + 0.5).expand(3, 120, -1)
+    found = shrunk(across.byte(), max_short_side=30)
+    assert found.dtype == torch.uint8
+    # away from the sides, where the filter is cut off
+    expected = (torch.arange(40.0) + 0.5) * 4
+    torch.testing.assert_close(found[0, 15, 2:-2].float(), expected[2:-2], rtol=0, atol=1.0)
+    board = (torch.arange(120)[:, None] + torch.arange(160)) % 2 * 255
+    grey = shrunk(board.expand(3, -1, -1).byte(), max_short_side=30).float()
+    torch.testing.assert_close(grey, torch.full_like(grey, 127.5), rtol=0, atol=3.0)
 
 
 def test_one_scale_of_a_mirror_symmetric_network_is_the_network_itself():

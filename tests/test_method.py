@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pmm_ray.artefacts import Artefact, Store
-from pmm_ray.config import Config, RrmConfig
+from pmm_ray.config import Config, PredictConfig, RrmConfig
 from pmm_ray.method import Method, Score
 from pmm_ray.pipeline import Runner
 from pmm_ray.tracking import RunHandle, open_tracker
@@ -34,6 +34,17 @@ def test_the_networks_to_use_are_those_that_saw_no_ground_truth(tmp_path):
     joint, _ = it.rrm_network(RrmConfig(), title="RRM")
     it.segmentation(Artefact("truth_masks", "t", tmp_path), it.no_pus, title="upper bound")
     assert [(network.title, network.model) for network in run.networks] == [("segmentation", model), ("RRM", joint)]
+
+
+def test_between_epochs_a_network_is_scored_at_other_scales_but_on_photos_as_large_as_at_the_end():
+    def run(stage, *, predict, **_):
+        return SimpleNamespace(facts={"miou": predict})
+
+    val = SimpleNamespace(photos=None, truth="truth")
+    config = Config.model_validate({"seg": {"predict": {"max_short_side": 100}}})
+    it = Method(run, config, data=SimpleNamespace(val=val), seed=0)
+    found = it.score_network(None, (1.0, 2.0), title="x")
+    assert found == PredictConfig(scales=(1.0, 2.0), flip=False, max_short_side=100)
 
 
 def test_columns_become_metrics_in_groups_by_names_that_mlflow_takes():

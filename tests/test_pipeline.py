@@ -126,7 +126,7 @@ def test_a_weights_file_counts_by_its_content_and_not_by_its_place(tmp_path, buc
 
 
 def test_a_missing_weights_file_is_told_before_any_work(tmp_path, calls):
-    told = r"^rrm\.net\.weights=gone\.pth: No such file or directory; give a file, 'pretrained' or 'none'$"
+    told = r"^rrm\.net\.weights=gone\.pth: No such file or directory; give a file, 'pretrained', or 'none' with net\."
     with pytest.raises(UserError, match=told):
         runner(tmp_path, dry=True)("train_rrm", title="x", net=NetConfig(weights="gone.pth"))
 
@@ -146,11 +146,13 @@ def test_a_network_that_cannot_be_built_is_told_in_the_plan_by_its_key(tmp_path,
         return run.steps
 
     three_classes = SimpleNamespace(fingerprint="p", classes=range(4))
-    assert plan(backbone="resnet18") and plan(backbone="mobilenetv2_050", options={"pad_type": "same"}, weights="none")
+    own = {"options": {"pad_type": "same"}, "weights": "none", "batch_norm": "train"}
+    assert plan(backbone="resnet18") and plan(backbone="mobilenetv2_050", **own)
     for net, told in (
         ({"backbone": "resnet5000"}, "net.backbone=resnet5000: timm has no such model; did you mean resnet50?"),
         ({"backbone": "resnet18", "options": {"pad_type": "same"}}, "net.options={'pad_type': 'same'}: not for "),
         ({"backbone": "densenet121", "output_stride": 8}, "net.output_stride=8: not for "),
+        ({"backbone": "resnet18", "weights": "none"}, "net.batch_norm=frozen: without weights there is nothing to "),
         ({"backbone": "resnet18", "weights": __file__}, f"net.weights={__file__}: not a state dict"),
     ):
         with pytest.raises(UserError) as error:

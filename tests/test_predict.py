@@ -236,6 +236,7 @@ def test_in_object_storage_all_is_as_on_a_disk(tmp_path, bucket, model, photos):
         ("gone.pt photos out", "gone.pt: no such model"),
         ("photos photos out", "photos: no model.pt in this folder"),
         ("photos/a.png photos out", "photos/a.png: no model of this package"),
+        ("nameless.pt photos out", "nameless.pt: no model of this package, or a damaged one"),
         ("classifier.pt photos out", "classifier.pt: a classifier gives no masks"),
         ("model.pt gone out", "gone: no such folder, image or list"),
         ("model.pt photos photos", "photos: is not empty and no earlier output"),
@@ -252,6 +253,8 @@ def test_what_cannot_be_done_is_one_line_that_names_the_file_or_key(
 ):
     shutil.copy(model, tmp_path / "model.pt")
     classifier_file(tmp_path / "classifier.pt")
+    saved = torch.load(model, weights_only=True)
+    torch.save({name: value for name, value in saved.items() if name != "classes"}, tmp_path / "nameless.pt")
     (photos / "text.jpg").write_text("this is no picture")
     monkeypatch.chdir(tmp_path)
     assert main([*given.split()[:3], *HERE, *given.split()[3:]]) == 1

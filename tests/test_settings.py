@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pmm_ray import settings
-from pmm_ray.config import ClusterConfig, Config, PusConfig, Section
+from pmm_ray.config import CamInferConfig, ClusterConfig, Config, PusConfig, Section
 from pmm_ray.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -266,6 +266,14 @@ def test_what_is_not_read_makes_no_other_work(section, unread, on):
 
     assert identity(unread) == identity()
     assert identity(on, unread) != identity(on)
+
+
+def test_a_limit_of_the_size_counts_only_where_no_size_is_given():
+    def identity(**values):
+        return CamInferConfig(**values).identity()
+
+    assert identity(short_side=320, max_short_side=64) == identity(short_side=320)
+    assert identity(max_short_side=64) != identity(max_short_side=None) != identity()
 
 
 def test_without_pus_its_other_numbers_make_no_other_training():

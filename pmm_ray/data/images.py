@@ -29,6 +29,10 @@ UNREAD_SUFFIXES = frozenset(
 )
 """Of photos that cannot be read: the user is told so, which no other file is worth."""
 UNREAD = "files are not read: convert them to JPEG or PNG"
+
+MAX_ASPECT = 20
+"""A photo whose sides differ by more is not resized by its short side: its long one would fill the memory."""
+
 LABEL_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
 
 # Named, so that no exotic decoder (EPS runs Ghostscript) ever sees a file. JPEG includes MPO, which some phones write.
@@ -65,6 +69,22 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         image.load()
         rgb, turn = _rgb(image), _UPRIGHT.get(_orientation(image))
         return np.array(rgb if turn is None else rgb.transpose(turn), np.uint8)
+
+
+def read_resizable(path: str | Path) -> NDArray[np.uint8]:
+    """As `read_image`, for what is to be resized by its short side.
+
+    Raises:
+        ImageError: also where one side is more than `MAX_ASPECT` times the other.
+    """
+    image = read_image(path)
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise ImageError(
+            f"{shown(path)}: {width} x {height} pixels (width x height), too narrow to be resized by the short side: "
+            "crop it or take it off the list"
+        )
+    return image
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

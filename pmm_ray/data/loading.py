@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pmm_ray.data.dataset import IGNORE, Photo
-from pmm_ray.data.images import ImageError, check_same_size, read_image, read_label
+from pmm_ray.data.images import ImageError, check_same_size, read_label, read_resizable
 from pmm_ray.data.transforms import Augment, crop_with_labels
 from pmm_ray.errors import SettingError, UserError
 
@@ -121,7 +121,7 @@ class WithLabels:
 
     def __call__(self, photo: Photo) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The example of a photo."""
-        image, labels = read_image(photo.image), photo.labels
+        image, labels = read_resizable(photo.image), photo.labels
         if (rough := self.rough_masks.get(photo.name)) is None:
             crop, mask = self.augment(image, np.zeros(image.shape[:2], np.uint8))
         else:
@@ -141,7 +141,7 @@ class WithMasks:
 
     def __call__(self, photo: Photo) -> tuple[Tensor, Tensor]:
         """The example of a photo."""
-        image = read_image(photo.image)
+        image = read_resizable(photo.image)
         whole = _mask_of(image, self.masks[photo.name])
         largest = whole.max(initial=0, where=whole != IGNORE)
         if largest >= self.num_classes:

@@ -53,7 +53,7 @@ def built(
         if _succeeds(build, without):
             if weights != "pretrained":
                 raise  # nothing is wrong with the settings; the memory, maybe
-            blame = f"net.weights=pretrained: {why}; without network give a file or 'none'"
+            blame = f"net.weights=pretrained: {why}; without network give a file, or 'none' with net.batch_norm=train"
         elif strides := [other for other in (16, 32, 8) if _succeeds(build, without | {"output_stride": other})]:
             blame = f"net.output_stride={output_stride}: not for {what} ({why}); set {strides[0]}"
         elif _succeeds(build, without | {"options": {}}):

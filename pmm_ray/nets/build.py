@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 
 from pmm_ray.errors import SettingError, UserError
 from pmm_ray.files import atomic_path, readable
+from pmm_ray.nets.batch_norm import batch_norms
 from pmm_ray.nets.blame import built, check_sight
 from pmm_ray.nets.classifier import Classifier
 from pmm_ray.nets.joint import Joint
@@ -143,6 +143,8 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 """What builds a network of each kind, and rebuilds it from its model file."""
 
+_PARTS = {"kind", "state", "net", "mean", "std", "classes"}
+"""What every model file has."""
 _NO_MODEL = "no model of this package, or a damaged one: give the model.pt that a training left"
 
 
@@ -154,7 +156,7 @@ def build_network(kind: str, *, weights: str, **net: Any) -> nn.Module:
 def save_model(path: Path, *, kind: str, module: nn.Module, net: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     """Write a model that `load_model` rebuilds without a download: `net` holds the builder's arguments but `weights`.
 
-    `info` (mean, std, classes, ...) must be of plain types: the file is read with weights_only=True.
+    `info` (mean, std, classes, and more) must be of plain types: the file is read with weights_only=True.
     """
     state = {name: value.cpu() for name, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
@@ -184,15 +186,17 @@ def _read_model(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such model")
     try:
         info = torch.load(readable(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # other files raise almost anything
         raise UserError(f"{path}: {_NO_MODEL} ({type(error).__name__})") from error
-    if not isinstance(info, dict) or info.get("kind") not in _BUILDERS or "state" not in info:
+    if not isinstance(info, dict) or info.get("kind") not in _BUILDERS or not info.keys() >= _PARTS:
         raise UserError(f"{path}: {_NO_MODEL}")
     return info
 
 
 def check_network(kind: str, *, weights: str, crop: int, **net: Any) -> None:
-    """See that `build_network` can build a network that sees crops of side `crop`, once in a process.
+    """See that `build_network` can build a network that sees crops of side `crop` and can learn, once in a process.
 
     It takes no memory and downloads nothing; of pretrained weights only a file is looked into. A classifier that sees
     no other images is warned of: its CAMs can be read from crops. A joint network has to see photos whole.
@@ -207,9 +211,17 @@ def check_network(kind: str, *, weights: str, crop: int, **net: Any) -> None:
 def _check(kind: str, weights: str, crop: int, net: str) -> None:
     arguments = json.loads(net)
     with torch.device("meta"):
-        module = build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
+        module: Any = build_network(kind, weights="none" if weights == "pretrained" else weights, **arguments)
+    if weights == "none" and any(not norm.training for norm in batch_norms(module.backbone)):
+        # timm starts the last scale of residual branches at 0: frozen there, they would never open
+        raise SettingError(
+            "net.batch_norm=frozen: without weights there is nothing to freeze; set net.batch_norm=train"
+        )
     if weights == "pretrained" and not timm.models.is_model_pretrained(arguments["backbone"]):
-        raise SettingError(f"net.weights=pretrained: timm has none of {arguments['backbone']}; give a file or 'none'")
+        raise SettingError(
+            f"net.weights=pretrained: timm has none of {arguments['backbone']}; "
+            "give a file, or 'none' with net.batch_norm=train"
+        )
     # those two rest on a bare backbone; the decoders of segmenters take any that they can be built on
     if kind in ("classifier", "joint"):
         # weights of a file have been read

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pmm_ray.errors import UserError, first_line
+from pmm_ray.errors import UserError
 from pmm_ray.files import local_file, readable
 
 
@@ -41,7 +40,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a torch file (never unpickling code) or a safetensors file; common wrappings are opened."""
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; give a file, 'pretrained' or 'none'")
+        raise UserError(f"{path}: no such weights file; give a file, 'pretrained', or 'none' with net.batch_norm=train")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -49,13 +48,22 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             with local_file(path) as file:
                 return load_file(file)
         state = torch.load(readable(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a state dict that can be loaded safely ({first_line(error)})") from error
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); correct that or give another file"
+        ) from error
+    except Exception as error:  # other files raise almost anything, and torch's advice is to run what is in them
+        raise UserError(
+            f"{path}: not a state dict that can be loaded safely; "
+            "save one with torch.save(network.state_dict(), FILE), or give a .safetensors file"
+        ) from error
     for wrapping in ("state_dict", "model", "state"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
             state = state[wrapping]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a state dict (names to tensors)")
+        raise UserError(f"{path}: not a state dict, of names and tensors; save one with network.state_dict()")
     return state
 
 

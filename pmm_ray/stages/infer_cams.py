@@ -15,6 +15,7 @@ from pmm_ray.cluster.worker import Row, failed, succeeded
 from pmm_ray.config import CamInferConfig
 from pmm_ray.data.cams import Cam
 from pmm_ray.data.dataset import Photos
+from pmm_ray.data.images import read_image, read_resizable
 from pmm_ray.masks.cam import normalise
 from pmm_ray.stages.cam_files import CAM_FACTS, remove_strays, write_shard
 from pmm_ray.stages.network import NetworkWorker, network_actors, photo_rows
@@ -53,6 +54,10 @@ class _CamWorker(NetworkWorker):
         super().__init__(model=model, actors=actors)
         self._infer, self._out = infer, out
 
+    def read(self, path: str) -> NDArray[np.uint8]:
+        """A photo as (H, W, 3) uint8 RGB; raises ImageError if it cannot be used."""
+        return read_image(path) if self._infer.short_side is None else read_resizable(path)
+
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         results: list[Row] = []
         cams: list[Cam] = []
@@ -74,13 +79,15 @@ class _CamWorker(NetworkWorker):
         """(K, h, w) averaged activations of each image's labels, not normalised."""
         import torch
 
-        from pmm_ray.inference import average
+        from pmm_ray.inference import average, shrunk
 
         infer = self._infer
+        limit = infer.max_short_side if infer.short_side is None else None
+        pixels = [shrunk(torch.from_numpy(image).permute(2, 0, 1), max_short_side=limit) for image in images]
         maps = average(
             self.module.cam,
-            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
-            [view for k, image in enumerate(images) for view in self._views(k, image)],
+            pixels,
+            [view for k, image in enumerate(pixels) for view in self._views(k, (image.shape[1], image.shape[2]))],
             channels=[[label - 1 for label in row["labels"]] for row in rows],
             targets=[(-(-image.shape[0] // infer.stride), -(-image.shape[1] // infer.stride)) for image in images],
             mean=self.info["mean"],
@@ -90,10 +97,10 @@ class _CamWorker(NetworkWorker):
         )
         return [found.cpu().numpy() for found in maps]
 
-    def _views(self, k: int, image: NDArray[np.uint8]) -> list[View]:
+    def _views(self, k: int, size: tuple[int, int]) -> list[View]:
         from pmm_ray.inference import crop_views, whole_views
 
-        infer, size = self._infer, (image.shape[0], image.shape[1])
+        infer = self._infer
         if infer.mode == "multi_scale":
             return whole_views(k, size, scales=infer.scales, flip=infer.flip, short_side=infer.short_side)
         return crop_views(

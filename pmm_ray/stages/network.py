@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,7 @@ class NetworkWorker:
     def __call__(self, rows: list[Row]) -> list[Row]:
         """Results for all rows; those whose image cannot be read have failed, the others go through the network."""
         with ThreadPoolExecutor(4) as pool:
-            images = list(pool.map(_attempt(read_image), (row["image"] for row in rows)))
+            images = list(pool.map(_attempt(self.read), (row["image"] for row in rows)))
         good = [k for k, image in enumerate(images) if not isinstance(image, Exception)]
         worked = iter(self._guarded([rows[k] for k in good], [images[k] for k in good]) if good else [])
         return [next(worked) if k in good else failed(row, images[k]) for k, row in enumerate(rows)]
@@ -115,6 +115,10 @@ class NetworkWorker:
             print(f"the GPU failed, its worker ends: {error}", file=sys.stderr, flush=True)
             os._exit(1)
 
+    def read(self, path: str) -> NDArray[np.uint8]:
+        """A photo as (H, W, 3) uint8 RGB; raises ImageError if it cannot be used."""
+        return read_image(path)
+
     def work(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[Row]:
         """Results of rows whose images (H, W, 3) uint8 RGB are given."""
         raise NotImplementedError
@@ -131,25 +135,37 @@ class SegmentationWorker(NetworkWorker):
         """Ids that the prediction may hold; None: all."""
         return [0, *row["labels"]] if self._label_filter else None
 
-    def probabilities(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """(L, H, W) softmax averaged over scales and mirror images, of the ids in `kept`."""
+    def probabilities(self, rows: list[Row], images: list[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """(L, H, W) softmax averaged over scales and mirror images, of the ids in `kept`, image by image.
+
+        Those of a shrunk photo are averaged at its reduced size, and enlarged only when their turn comes.
+        """
         import torch
 
-        from pmm_ray.inference import average, whole_views
+        from pmm_ray.inference import average, shrunk, whole_views
+        from pmm_ray.nets.inputs import resize
 
         views = partial(whole_views, scales=self._predict.scales, flip=self._predict.flip)
+        pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        pixels = [shrunk(image, max_short_side=self._predict.max_short_side) for image in pixels]
+        sizes = [(image.shape[1], image.shape[2]) for image in pixels]
         maps = average(
             lambda batch: self.module(batch)["main"].softmax(dim=1),
-            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
-            [view for k, image in enumerate(images) for view in views(k, image.shape[:2])],
+            pixels,
+            [view for k, size in enumerate(sizes) for view in views(k, size)],
             channels=[self.kept(row) for row in rows],
-            targets=[image.shape[:2] for image in images],
+            targets=sizes,
             mean=self.info["mean"],
             std=self.info["std"],
             batch_size=self._predict.batch_size,
             device=self.device,
         )
-        return [found.cpu().numpy() for found in maps]
+        # enlarged on the CPU: maps of a large photo may be more than a GPU has room for
+        maps = [found.cpu() for found in maps]
+        return (
+            resize(found[None], (image.shape[0], image.shape[1]))[0].numpy()
+            for found, image in zip(maps, images, strict=True)
+        )
 
 
 def _attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -129,7 +129,7 @@ class _Predictor(SegmentationWorker):
             raise ValueError(f"the network's prediction is not finite: lower {self.rate}")
         kept = self.kept(row)
         ids = np.arange(len(probabilities), dtype=np.uint8) if kept is None else np.array(kept, np.uint8)
-        probabilities = probabilities / np.maximum(probabilities.sum(axis=0), np.finfo(np.float32).tiny)
+        probabilities /= np.maximum(probabilities.sum(axis=0), np.finfo(np.float32).tiny)
         mask = ids[probabilities.argmax(axis=0)]
         if self._raw:
             write_label(mask_file(self._out, RAW, row["name"]), mask, self._palette)

@@ -80,6 +80,18 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_told_of(tmp_path):
         labelled(tmp_path, photos[4:])[Draw(0, 0, 0)]
 
 
+@pytest.mark.parametrize("sides", [(2, 41), (41, 2)])
+def test_a_strip_is_replaced_by_the_next_photo_and_told_of(tmp_path, sides):
+    photos, make = photos_in(tmp_path), WithMasks(AUGMENT, {str(k): tmp_path / f"mask{k}.png" for k in range(5)}, 3)
+    for number, size in enumerate([(40, 50), (2, 40), (2, 40), (2, 40), sides]):
+        Image.new("RGB", size[::-1]).save(photos[number].image)
+        Image.new("L", size[::-1]).save(tmp_path / f"mask{number}.png")
+    for examples in (labelled(tmp_path, photos), Examples(photos, make, seed=0)):
+        assert not examples[Draw(0, 0, 1)].problems
+        ((name, why),) = examples[Draw(0, 0, 4)].problems
+        assert name == "4" and f"4.png: {sides[1]} x {sides[0]} pixels" in why and "too narrow" in why
+
+
 @pytest.mark.parametrize("kind", [UserError, SettingError, StorageError])
 @pytest.mark.parametrize("processes", [0, 1])
 def test_an_error_meant_for_the_user_comes_out_of_a_loader_as_it_is(tmp_path, processes, kind):

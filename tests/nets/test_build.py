@@ -1,5 +1,6 @@
 """Building, loading and reading back networks."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from pmm_ray.places import Remote
 
 TINY = {"backbone": "test_resnet.r160_in1k", "options": {}, "output_stride": 32}
 MOBILE = {"backbone": "mobilenetv2_050", "options": {}, "output_stride": 16}
+INFO = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "classes": ["a", "b", "c"]}
 
 
 def test_classifier_starts_undecided_and_its_logits_are_the_means_of_its_maps():
@@ -154,7 +156,7 @@ def test_a_joint_network_read_back_says_the_same(tmp_path: Path):
     net = build_joint(**MOBILE, weights="none", num_classes=3, channels=16, dilation=2)
     torch.nn.init.normal_(net.classifier.head.weight)
     shape = {**MOBILE, "num_classes": 3, "channels": 16, "dilation": 2}
-    save_model(tmp_path / "model.pt", kind="joint", module=net, net=shape, info={})
+    save_model(tmp_path / "model.pt", kind="joint", module=net, net=shape, info=INFO)
     back, _ = load_model(tmp_path / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(back(images)["main"], net.eval()(images)["main"])
@@ -164,11 +166,11 @@ def test_a_joint_network_read_back_says_the_same(tmp_path: Path):
 def test_a_model_read_back_says_the_same_and_needs_no_weights_file(anywhere: Path):
     net = build_segmenter(arch="unet", **MOBILE, weights="none", num_classes=3, aux=True)
     shape = {**MOBILE, "arch": "unet", "num_classes": 3, "aux": True}
-    save_model(anywhere / "model.pt", kind="segmenter", module=net, net=shape, info={"classes": ["a", "b", "c"]})
+    save_model(anywhere / "model.pt", kind="segmenter", module=net, net=shape, info=INFO)
     back, info = load_model(anywhere / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert not back.training and info["classes"] == ["a", "b", "c"]
-    assert model_info(anywhere / "model.pt") == info == {"kind": "segmenter", "net": shape, "classes": ["a", "b", "c"]}
+    assert model_info(anywhere / "model.pt") == info == {"kind": "segmenter", "net": shape, **INFO}
     assert torch.equal(back(images)["main"], net.eval()(images)["main"])
 
 
@@ -177,7 +179,10 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path):
     torch.save({"layer": torch.zeros(3)}, weights)
     text.write_text("not torch at all")
     half.write_bytes(weights.read_bytes()[:300])
-    for path in (weights, text, half):
+    parts = {"kind": "segmenter", "state": {}, "net": {}, **INFO}
+    for missing in parts:
+        torch.save({name: value for name, value in parts.items() if name != missing}, tmp_path / f"no-{missing}.pt")
+    for path in (weights, text, half, *(tmp_path / f"no-{missing}.pt" for missing in parts)):
         for read in (load_model, model_info):
             with pytest.raises(UserError, match=rf"{path.name}: no model of this package") as error:
                 read(path)
@@ -230,6 +235,20 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
         build_classifier(**MOBILE, weights=str(tmp_path / "w.pth"), num_classes=3)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<!DOCTYPE html><html>", b"hello", b"PK\x03\x04 no zip", pickle.dumps(Path())],
+    ids=["empty", "page", "text", "zip", "pickle"],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_of_a_file_without_weights_is_said_what_to_give_and_not_to_load_it_unsafely(tmp_path, content, suffix):
+    path = tmp_path / f"w.{suffix}"
+    path.write_bytes(content)
+    told = rf"^net\.weights={path}: not a state dict that can be loaded safely; save one with .* a \.safetensors file$"
+    with pytest.raises(SettingError, match=told):
+        build_classifier(**TINY, weights=str(path), num_classes=3)
+
+
 def test_impossible_networks_are_named_with_the_mend():
     with pytest.raises(UserError, match="did you mean resnet18"):
         build_classifier(backbone="resnet81", options={}, output_stride=32, weights="none", num_classes=3)
@@ -242,7 +261,7 @@ def test_impossible_networks_are_named_with_the_mend():
         build_classifier(**{**MOBILE, "options": {"no_such_option": 1}}, weights="none", num_classes=3)
 
 
-SEGMENTER = {"kind": "segmenter", "weights": "none", "num_classes": 3, "aux": True, "crop": 96}
+SEGMENTER = {"kind": "segmenter", "weights": "none", "batch_norm": "train", "num_classes": 3, "aux": True, "crop": 96}
 
 
 @pytest.mark.parametrize("arch", ["deeplabv3plus", "pspnet", "unet", "fpn"])
@@ -274,6 +293,21 @@ def test_a_check_takes_no_memory_and_looks_into_a_file_of_weights(tmp_path: Path
         check_network("classifier", weights="pretrained", **{**huge, "backbone": "botnet50ts_256"})
 
 
+@pytest.mark.parametrize("kind", ["classifier", "segmenter", "joint"])
+def test_batch_norm_is_not_frozen_before_it_has_learned_anything(kind: str, tmp_path: Path):
+    def check(**given: object) -> None:
+        more = {"segmenter": {"arch": "unet", "aux": False}, "joint": {"channels": 4, "dilation": 1}}.get(kind, {})
+        check_network(kind, **{**TINY, "num_classes": 3, "crop": 96, "batch_norm": "frozen", **more, **given})
+
+    with pytest.raises(SettingError, match=r"^net\.batch_norm=frozen: without weights .* set net\.batch_norm=train"):
+        check(weights="none")
+    check(weights="none", batch_norm="train")
+    if kind == "classifier":
+        check(weights="none", backbone="vgg11")  # has none
+    torch.save(timm.create_model(TINY["backbone"]).state_dict(), tmp_path / "weights.pth")
+    check(weights=str(tmp_path / "weights.pth"))
+
+
 def test_weights_that_cannot_be_fetched_are_to_blame_and_not_the_backbone(monkeypatch: pytest.MonkeyPatch):
     create = timm.create_model
 
@@ -283,7 +317,10 @@ def test_weights_that_cannot_be_fetched_are_to_blame_and_not_the_backbone(monkey
         return create(*names, **arguments)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(SettingError, match=r"^net\.weights=pretrained: .*no route to host.*give a file or 'none'$"):
+    with pytest.raises(
+        SettingError,
+        match=r"^net\.weights=pretrained: .*no route to host.*give a file, or 'none' with net\.batch_norm=train$",
+    ):
         build_classifier(**MOBILE, weights="pretrained", num_classes=3)
 
 

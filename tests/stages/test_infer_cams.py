@@ -59,11 +59,15 @@ def photos(tmp_path):
     return found
 
 
-def by_hand(model, photo: Photo, sizes, stride) -> np.ndarray:
-    """The mean over sizes and mirror images of the labelled maps, normalised; (K, h, w)."""
+def by_hand(model, photo: Photo, sizes, stride, *, seen: Path | None = None) -> np.ndarray:
+    """The mean over sizes and mirror images of the labelled maps, normalised; (K, h, w).
+
+    The network sees the image `seen`, if there is one, in the photo's place.
+    """
     module, _ = load_model(model.path / "model.pt")
-    image = read_image(photo.image)
-    target = -(-image.shape[0] // stride), -(-image.shape[1] // stride)
+    height, width = read_image(photo.image).shape[:2]
+    target = -(-height // stride), -(-width // stride)
+    image = read_image(seen or photo.image)
     pixels = normalise_input(torch.from_numpy(image).permute(2, 0, 1)[None], mean=MEAN, std=STD)
     maps = []
     for size in sizes:
@@ -121,6 +125,35 @@ def test_the_short_side_sets_the_size_at_scale_1(tmp_path, model, photos):
     np.testing.assert_allclose(stored(tmp_path, result).cam, expected, atol=2e-3)
 
 
+def test_a_larger_photo_is_shrunk_before_the_scales_unless_its_size_is_given(tmp_path, model, photos):
+    def cams(**settings):
+        infer = CamInferConfig(scales=(0.5, 1.0), flip=True, stride=2, **settings)
+        worker = _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)
+        return [stored(tmp_path, result).cam for result in worker(rows_of(photos))]
+
+    plain, limited = cams(max_short_side=None), cams(max_short_side=50)
+    assert np.array_equal(plain[2], limited[2])  # 90 x 50: within the limit
+    assert np.array_equal(cams(short_side=64, max_short_side=50)[0], plain[0])
+    small = tmp_path / "small.png"
+    pixels = torch.from_numpy(read_image(photos.photos[0].image)).permute(2, 0, 1)[None].float()
+    reduced = F.interpolate(pixels, (48, 60), mode="bilinear", antialias=True)[0].round().byte()
+    Image.fromarray(reduced.permute(1, 2, 0).numpy()).save(small)
+    (found, *_) = cams(max_short_side=48)
+    expected = by_hand(model, photos.photos[0], [(24, 30), (48, 60)], 2, seen=small)
+    assert found.shape == expected.shape == (1, 32, 40)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_strip_is_refused_where_its_short_side_would_be_resized(tmp_path, model, photos):
+    Image.new("RGB", (200, 2)).save(photos.photos[0].image)
+    for short_side, status in ((None, "ok"), (48, "failed")):
+        infer = CamInferConfig(scales=(1.0,), flip=False, short_side=short_side)
+        worker = _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)
+        results = worker(rows_of(photos))
+        assert [result["status"] for result in results] == [status, "ok", "ok"]
+    assert "200 x 2 pixels" in results[0]["error"]
+
+
 def test_one_crop_that_holds_the_whole_image_is_the_whole_image_padded(tmp_path, model, photos):
     infer = CamInferConfig(mode="multi_crop", scales=(1.0,), flip=False, window=96, window_stride=50, stride=1)
     worker = _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)
@@ -173,11 +206,11 @@ SHAPES = {"scales": (0.5, 2.0), "short_side": 48}
 
 
 def test_every_setting_reaches_the_views(tmp_path, model):
-    image, odd = np.zeros((40, 60, 3), np.uint8), {**SHAPES, "flip": False}
+    odd = {**SHAPES, "flip": False}
 
     def views(**settings):
         infer = CamInferConfig(**settings)
-        return _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)._views(3, image)
+        return _CamWorker(model=model.path / "model.pt", actors=ONE, infer=infer, out=tmp_path)._views(3, (40, 60))
 
     assert views(**odd) == whole_views(3, (40, 60), **odd)
     assert views(**SHAPES) == whole_views(3, (40, 60), **SHAPES, flip=True)

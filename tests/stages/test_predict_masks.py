@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from stage_kit import CLASSES, artefact, context, draw, scene
+from torch.nn import functional as F
 
 from pmm_ray.config import CrfConfig, PredictConfig
 from pmm_ray.data.images import read_image, read_label
@@ -161,6 +162,42 @@ def test_the_prediction_is_the_mean_over_scales_and_mirror_images(tmp_path, mode
     expected = maps[0].argmax(dim=0).numpy()
     assert (expected != softmax(model, photo.image).argmax(axis=0)).any()
     np.testing.assert_array_equal(read_label(tmp_path / "masks" / "a/one.png"), expected)
+
+
+def probabilities(model, out, photos, **predict) -> list[np.ndarray]:
+    images = [read_image(photo.image) for photo in photos.photos]
+    return list(worker(model, out, predict=PredictConfig(**predict)).probabilities(rows_of(photos), images))
+
+
+def test_a_photo_within_the_limit_is_predicted_as_without_one_to_the_bit(tmp_path, model, photos):
+    scales = {"scales": (0.5, 1.5), "flip": True}
+    plain = probabilities(model, tmp_path, photos, **scales, max_short_side=None)
+    for found, expected in zip(probabilities(model, tmp_path, photos, **scales, max_short_side=50), plain, strict=True):
+        assert found.dtype == np.float32 and np.array_equal(found, expected)
+
+
+def test_a_larger_photo_is_shrunk_predicted_and_its_probabilities_are_enlarged(tmp_path, model, photos):
+    pixels = torch.from_numpy(read_image(photos.photos[0].image)).permute(2, 0, 1)[None]
+    by_hand = F.interpolate(pixels.float(), (40, 56), mode="bilinear", antialias=True).round()
+    image = tmp_path / "by-hand.png"
+    Image.fromarray(by_hand[0].byte().permute(1, 2, 0).numpy()).save(image)
+    predict = PredictConfig(scales=(0.75, 1.0), flip=True, max_short_side=None)
+    (small,) = worker(model, tmp_path, predict=predict).probabilities(
+        [{"name": "x", "labels": [2]}], [read_image(image)]
+    )
+    expected = F.interpolate(torch.from_numpy(small)[None], (50, 70), mode="bilinear")[0].numpy()
+    found = probabilities(model, tmp_path, photos, scales=(0.75, 1.0), flip=True, max_short_side=40)
+    np.testing.assert_array_equal(found[0], expected)
+    assert found[1].shape == (3, 40, 60)  # within the limit, beside a larger one
+
+
+def test_the_network_sees_no_more_of_a_large_photo_than_the_limit_lets_it(tmp_path, model):
+    seen = []
+    predictor = worker(model, tmp_path, predict=PredictConfig(scales=(0.5, 1.0), flip=True, max_short_side=32))
+    predictor.module.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
+    large = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
+    (found,) = predictor.probabilities([{"name": "x", "labels": []}], [large])
+    assert set(seen) == {(16, 24), (32, 48)} and found.shape == (3, 600, 900)
 
 
 def test_a_network_that_gives_nan_fails_its_images(tmp_path, model, photos):
