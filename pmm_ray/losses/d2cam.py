@@ -4,7 +4,7 @@ A reconstruction after the abstract of "Treating Pseudo-labels Generation as Ima
 category decoupling, its foreground-background decoupling, and its two constraints, one that stabilises the optimisation
 and one that removes non-exclusive activation. The paper's formulas are not public here; these are the plainest ones.
 
-All begin from scores (N, C + 1, h, w) in [0, 1], background first, as `equivariance.class_scores` makes of class maps,
+All begin from scores (N, C + 1, h, w) in [0, 1], background first, as `classifier.class_scores` makes of class maps,
 and from an embedding (N, D, h, w), the features that the maps are read from.
 """
 

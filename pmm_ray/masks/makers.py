@@ -80,7 +80,7 @@ class MaskSetting:
 
 
 @dataclass(frozen=True)
-class Made:
+class PseudoMask:
     """A mask (H, W) uint8; and what the maker `matting` knew, all others have none of it.
 
     `certain` is the share of the pixels that its trimap is certain of: of the background, then of each class by its id.
@@ -102,8 +102,8 @@ def pseudo_masks(
     settings: Sequence[MaskSetting],
     *,
     backend: Backend = "numba",
-) -> Iterator[tuple[int, Mask]]:
-    """The masks of many settings on one image, each as (index of its setting, mask), in no particular order.
+) -> Iterator[tuple[int, PseudoMask]]:
+    """The masks of many settings on one image, each with the index of its setting, in no particular order.
 
     Settings whose CRF differs in the kernels' weights alone, or not at all, share lattices and passes. Those of matting
     share its Laplacian. One setting's mask does not depend on the others, but for single pixels; see
@@ -117,31 +117,18 @@ def pseudo_masks(
         backend: See `crf.DenseCRF`.
 
     Returns:
-        Each index once; masks (H, W) uint8 holding 0 and `class_ids` only, of matting also 255.
+        Each index once; its mask holds 0 and `class_ids` only, of matting also 255.
 
     Raises:
         ValueError: As the makers.
     """
-    made = made_masks(image, cam, class_ids, settings, backend=backend)
-    return ((index, one.mask) for index, one in made)
-
-
-def made_masks(
-    image: NDArray[np.uint8],
-    cam: NDArray[np.floating],
-    class_ids: Sequence[int],
-    settings: Sequence[MaskSetting],
-    *,
-    backend: Backend = "numba",
-) -> Iterator[tuple[int, Made]]:
-    """As `pseudo_masks`, with what else is known of each mask."""
     x, labels = by_class(cam, class_ids)
     finished = _Finish(image, x, labels)
     groups: dict[tuple[float, ...], list[int]] = defaultdict(list)
     for index, setting in enumerate(settings):
         if setting.maker == "threshold":
             mask = threshold_mask(_smoothed(x, setting), labels[1:].tolist(), threshold=setting.threshold)
-            yield index, Made(mask)
+            yield index, PseudoMask(mask)
         elif (how := setting.mattes) is not None and how.source == "cam":
             trimap = cam_trimap(_smoothed(x, setting), labels, high=how.high, low=how.low)
             yield index, finished.of(setting, trimap)
@@ -165,12 +152,12 @@ class _Finish:
         self._image, self._x, self._labels = image, x, labels
         self._mattings: dict[tuple[str, float, int], Matting] = {}
 
-    def of(self, setting: MaskSetting, found: Mask) -> Made:
+    def of(self, setting: MaskSetting, found: Mask) -> PseudoMask:
         how = setting.mattes
         if how is None:
-            return Made(found)
+            return PseudoMask(found)
         mattes = self._matting(how).mattes(found, _smoothed(self._x, setting), self._labels)
-        return Made(
+        return PseudoMask(
             merge_mattes(mattes.alpha, self._labels, margin=how.margin),
             tuple(certain_shares(found, self._labels).tolist()),
             tuple(self._labels[1:][mattes.fell_back].tolist()),

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmm_ray.losses.equivariance import class_scores
 from pmm_ray.nets.batch_norm import freeze_batch_norm
 from pmm_ray.nets.correlation import PixelCorrelation
 from pmm_ray.nets.inputs import resize
@@ -86,6 +85,24 @@ class Classifier(nn.Module):
         features = self.features(images)
         maps = self.maps(features)
         return maps, self.correlation(class_scores(maps, labels), features, images)
+
+
+def class_scores(maps: Tensor, labels: Tensor) -> Tensor:
+    """Maps as scores with a background, for comparison between two views.
+
+    ReLU, each class divided by its maximum over the image, classes absent from the image zeroed; the background is what
+    the strongest class leaves of 1.
+
+    Args:
+        maps: (N, C, h, w), any values.
+        labels: (N, C) in {0, 1}.
+
+    Returns:
+        (N, C + 1, h, w) in [0, 1], background first.
+    """
+    positive = maps.float().relu()
+    scores = positive / positive.amax(dim=(2, 3), keepdim=True).clamp(min=1e-5) * labels[:, :, None, None]
+    return torch.cat([1 - scores.amax(dim=1, keepdim=True), scores], dim=1)
 
 
 def _in_patches(backbone: nn.Module) -> bool:

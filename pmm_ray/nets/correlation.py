@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pmm_ray.losses.equivariance import pixel_correlation
-
 
 class PixelCorrelation(nn.Module):
     """Refines CAMs by the likeness of pixels in colours and features (section 3.3 of SEAM).
@@ -26,3 +24,21 @@ class PixelCorrelation(nn.Module):
         colours = F.interpolate(images, size=features.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
         seen = torch.cat([self.reduce(features.detach()).relu(), colours], dim=1)
         return pixel_correlation(scores, self.embed(seen))
+
+
+def pixel_correlation(scores: Tensor, embedding: Tensor) -> Tensor:
+    """The pixel correlation module: each pixel takes the scores of the pixels that look like it.
+
+    `y_i = sum_j ReLU(cos(e_i, e_j)) x_j / sum_j ReLU(cos(e_i, e_j))`, equation 5 and its normalisation to a sum of 1.
+
+    Args:
+        scores: (N, K, h, w).
+        embedding: (N, D, h, w); a pixel's correlation with itself is 1, unless its embedding is 0.
+
+    Returns:
+        (N, K, h, w), within the range of `scores`.
+    """
+    direction = F.normalize(embedding.float().flatten(2), dim=1)
+    affinity = (direction.transpose(1, 2) @ direction).relu()
+    affinity = affinity / affinity.sum(dim=1, keepdim=True).clamp(min=1e-5)
+    return (scores.flatten(2) @ affinity).view_as(scores)

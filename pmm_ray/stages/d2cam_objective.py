@@ -20,8 +20,7 @@ from pmm_ray.losses.d2cam import (
     sums_of_classes,
     sure_pixels,
 )
-from pmm_ray.losses.equivariance import class_scores
-from pmm_ray.nets.classifier import Classifier
+from pmm_ray.nets.classifier import Classifier, class_scores
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.nets.prototypes import Prototypes
 from pmm_ray.teams import Team, global_mean

@@ -13,7 +13,7 @@ from pmm_ray.data.cams import full_size, read_cam
 from pmm_ray.data.dataset import Photo, Photos, Truth
 from pmm_ray.data.images import image_size, read_image, read_label
 from pmm_ray.errors import UserError
-from pmm_ray.masks.makers import Made
+from pmm_ray.masks.makers import PseudoMask
 from pmm_ray.places import StorageError
 from pmm_ray.report.overlays import Picture, common_aspect, contact_sheet, mask_panel, overlay_sheet, write_picture
 from pmm_ray.stages.cam_files import cam_places
@@ -95,7 +95,7 @@ def draw_sheets(
         try:
             cam = None if place is None or place.file is None else read_cam(place.file, place.row)
             image, mask = read_image(photo.image), read_label(of_mask[photo.name])
-            scores, known = None, Made(mask)
+            scores, known = None, PseudoMask(mask)
             if cam is not None:
                 scores = full_size(cam)
                 known = known if matting is None else made_mask(image, scores, cam.class_ids, masks=matting)

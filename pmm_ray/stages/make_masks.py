@@ -22,7 +22,7 @@ from pmm_ray.data.dataset import Photos
 from pmm_ray.data.images import write_label
 from pmm_ray.masks.cvs import coefficient_of_variation
 from pmm_ray.masks.laplacian import pymatting
-from pmm_ray.masks.makers import Made, MaskSetting, MattingSetting, made_masks
+from pmm_ray.masks.makers import MaskSetting, MattingSetting, PseudoMask, pseudo_masks
 from pmm_ray.stages.cam_files import by_place, cam_places, read_with_cam
 from pmm_ray.stages.crf import compiling_first, most_labels, params_of
 from pmm_ray.stages.mask_files import MASK_FACTS, MASKS, area_shares, mask_facts, mask_file
@@ -93,9 +93,9 @@ def _make(row: Row, *, masks: MasksConfig, out: Path, palette: Palette) -> dict[
 
 def made_mask(
     image: NDArray[np.uint8], cam: NDArray[np.float32], class_ids: tuple[int, ...], *, masks: MasksConfig
-) -> Made:
+) -> PseudoMask:
     """What the settings ask for: image (H, W, 3) uint8 RGB, cam (K, H, W) in [0, 1]."""
-    return next(made_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.used_crf.backend))[1]
+    return next(pseudo_masks(image, cam, class_ids, [mask_setting(masks)], backend=masks.used_crf.backend))[1]
 
 
 def mask_setting(masks: MasksConfig) -> MaskSetting:

@@ -81,9 +81,9 @@ def _score(row: Row, settings: Sequence[MasksConfig], *, num_classes: int) -> li
     results: list[Row] = [{}] * len(settings)
     for backend, members in by_backend.items():
         makers = [mask_setting(settings[index]) for index in members]
-        for place, mask in pseudo_masks(image, cam, stored.class_ids, makers, backend=backend):
-            counts = {} if compared is None else sparse(compared.with_prediction(mask))
-            results[members[place]] = succeeded(row, counts | seen.contrasts(mask))
+        for place, made in pseudo_masks(image, cam, stored.class_ids, makers, backend=backend):
+            counts = {} if compared is None else sparse(compared.with_prediction(made.mask))
+            results[members[place]] = succeeded(row, counts | seen.contrasts(made.mask))
     return results
 
 

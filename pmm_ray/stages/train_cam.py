@@ -15,9 +15,9 @@ from pmm_ray.config import CamTrainConfig, NetConfig
 from pmm_ray.data.dataset import Photos
 from pmm_ray.data.loading import Examples, WithLabels
 from pmm_ray.losses.classification import multilabel_soft_margin
-from pmm_ray.losses.equivariance import class_scores, cross_regularisation, equivariance_regularisation
+from pmm_ray.losses.equivariance import cross_regularisation, equivariance_regularisation
 from pmm_ray.nets.build import check_network
-from pmm_ray.nets.classifier import Classifier
+from pmm_ray.nets.classifier import Classifier, class_scores
 from pmm_ray.nets.inputs import Colour, normalise
 from pmm_ray.stages import fitting
 from pmm_ray.stages.d2cam_objective import D2CamObjective

@@ -12,7 +12,7 @@ from pmm_ray.masks.cam import threshold_mask
 from pmm_ray.masks.crf import PRESETS, CrfParams, DenseCRF
 from pmm_ray.masks.cvs import smooth_checked
 from pmm_ray.masks.laplacian import laplacian
-from pmm_ray.masks.makers import MaskSetting, MattingSetting, made_masks, pseudo_masks
+from pmm_ray.masks.makers import MaskSetting, MattingSetting, pseudo_masks
 from pmm_ray.masks.matting import Matting, matting_mask, merge_mattes
 from pmm_ray.masks.ppg import proportional_pseudo_mask
 from pmm_ray.masks.steps import finish
@@ -60,7 +60,7 @@ def test_many_settings_at_once_make_the_masks_of_each_alone(photo, classes):
     centres = rng.random((classes, 2)) * (40, 56)
     cam = np.array([np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 150) for cy, cx in centres]).reshape(classes, 40, 56)
     ids, settings = list(range(9, 9 - classes, -1)), drawn(23)
-    found = dict(pseudo_masks(image, cam, ids, settings))
+    found = {index: made.mask for index, made in pseudo_masks(image, cam, ids, settings)}
     assert sorted(found) == list(range(23))
     for index, setting in enumerate(settings):
         expected = alone(image, cam, ids, setting)
@@ -75,7 +75,7 @@ def test_each_of_any_number_of_settings_has_its_own_kernel_weights(photo):
     cam = np.exp(-((y - 20) ** 2 + (x - 28) ** 2) / 150)[None]
     # eight are solved at a time, so that the ninth is alone
     settings = [replace(PLAIN, crf=replace(PLAIN.crf, gaussian_compat=float(weight))) for weight in range(0, 18, 2)]
-    found = dict(pseudo_masks(image, cam, [1], settings))
+    found = {index: made.mask for index, made in pseudo_masks(image, cam, [1], settings)}
     for index, setting in enumerate(settings):
         assert (found[index] == alone(image, cam, [1], setting)).mean() >= 0.999, index
     assert (found[0] != found[8]).mean() > 0.01
@@ -83,9 +83,9 @@ def test_each_of_any_number_of_settings_has_its_own_kernel_weights(photo):
 
 def test_one_setting_is_exactly_its_plain_function(photo):
     image, cam = photo(24, 32)[0], np.random.default_rng(0).random((2, 24, 32))
-    ((index, mask),) = pseudo_masks(image, cam, [3, 1], [PLAIN])
+    ((index, made),) = pseudo_masks(image, cam, [3, 1], [PLAIN])
     assert index == 0
-    np.testing.assert_array_equal(mask, proportional_pseudo_mask(image, cam, [3, 1]))
+    np.testing.assert_array_equal(made.mask, proportional_pseudo_mask(image, cam, [3, 1]))
 
 
 def test_a_lattice_is_built_once_for_all_settings_of_equal_widths(photo, monkeypatch):
@@ -144,7 +144,7 @@ def test_matting_among_many_settings_makes_the_mask_it_makes_alone(photo, classe
                 replace(MATTED, matting=replace(MATTING, high=0.8, kind="random_walk", margin=0)),
                 replace(MATTED, matting=replace(MATTING, size=16)),
                 replace(MATTED, matting=replace(MATTING, epsilon=0.1))]  # fmt: skip
-    found = dict(made_masks(image, cam, ids, settings))
+    found = dict(pseudo_masks(image, cam, ids, settings))
     assert sorted(found) == list(range(7))
     options = {"high": 0.6, "low": 0.3}
     np.testing.assert_array_equal(found[1].mask, matting_mask(image, cam, ids, **options))
@@ -178,14 +178,14 @@ def test_matting_settings_that_differ_in_the_trimap_share_one_laplacian_and_need
 
 def test_numbers_of_matting_do_not_matter_to_another_maker(photo):
     image, cam = photo(24, 32)[0], blobs(2).astype(np.float32)
-    found = dict(made_masks(image, cam, [1, 2], [PLAIN, replace(PLAIN, matting=MATTING)]))
+    found = dict(pseudo_masks(image, cam, [1, 2], [PLAIN, replace(PLAIN, matting=MATTING)]))
     np.testing.assert_array_equal(found[0].mask, found[1].mask)
     assert found[1].certain is None
 
 
 def test_a_class_that_falls_back_is_named(photo):
     image, cam = photo(24, 32)[0], np.stack([blobs(1)[0], 0.5 * blobs(1)[0]])
-    ((_, made),) = made_masks(image, cam, [9, 4], [MATTED])
+    ((_, made),) = pseudo_masks(image, cam, [9, 4], [MATTED])
     assert made.fell_back == (4,)
     with pytest.raises(ValueError, match="needs a MattingSetting"):
         replace(PLAIN, maker="matting")

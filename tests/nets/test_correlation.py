@@ -1,9 +1,33 @@
 import torch
 from torch.nn import functional as F
 
-from pmm_ray.losses.equivariance import class_scores, pixel_correlation
 from pmm_ray.nets.build import build_classifier
-from pmm_ray.nets.correlation import PixelCorrelation
+from pmm_ray.nets.classifier import class_scores
+from pmm_ray.nets.correlation import PixelCorrelation, pixel_correlation
+
+
+def test_scores_are_divided_by_the_maximum_filtered_by_labels_and_have_a_background():
+    maps = torch.tensor([[[[2.0, 4.0, -1.0]], [[9.0, 9.0, 9.0]]]])
+    scores = class_scores(maps, torch.tensor([[1.0, 0.0]]))
+    assert torch.allclose(scores, torch.tensor([[[[0.5, 0.0, 1.0]], [[0.5, 1.0, 0.0]], [[0.0, 0.0, 0.0]]]]))
+
+
+def test_pixels_of_one_look_share_their_mean_score_and_others_nothing():
+    scores = torch.tensor([[[[1.0, 0.0, 0.25]]]])
+    embedding = torch.tensor([[[[1.0, 3.0, 0.0]], [[0.0, 0.0, 2.0]]]])  # the first two point the same way
+    assert torch.allclose(pixel_correlation(scores, embedding), torch.tensor([[[[0.5, 0.5, 0.25]]]]))
+
+
+def test_a_pixel_takes_the_scores_of_others_as_far_as_it_looks_like_them_by_hand():
+    scores = torch.tensor([[[[1.0, 0.5, 0.0]]]])
+    embedding = torch.tensor([[[[1.0, 0.6, 0.0]], [[0.0, 0.8, 1.0]]]])  # cosines 0.6 and 0.8, and 0 of first and last
+    expected = torch.tensor([[[[(1 + 0.6 * 0.5) / 1.6, (0.6 + 0.5) / 2.4, 0.8 * 0.5 / 1.8]]]])
+    assert torch.allclose(pixel_correlation(scores, embedding), expected)
+
+
+def test_opposite_looks_do_not_subtract():
+    scores = torch.tensor([[[[1.0, 0.0]]]])
+    assert torch.allclose(pixel_correlation(scores, torch.tensor([[[[1.0, -1.0]]]])), scores)
 
 
 def test_pixels_are_alike_by_their_colours_and_their_features_and_the_features_take_no_gradient():

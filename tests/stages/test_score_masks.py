@@ -9,7 +9,7 @@ from stage_kit import cam_artefact, draw, scene
 
 from pmm_ray.config import CrfConfig, MasksConfig, MattingConfig, TrimapConfig
 from pmm_ray.masks.contrast import Contrasts
-from pmm_ray.masks.makers import pseudo_masks
+from pmm_ray.masks.makers import PseudoMask, pseudo_masks
 from pmm_ray.metrics import scores
 from pmm_ray.stages.confusion_rows import cells, total
 from pmm_ray.stages.make_masks import made_mask
@@ -83,7 +83,7 @@ def test_each_setting_is_scored_by_its_own_backend(drawn, monkeypatch):
 
     def masks(image, cam, class_ids, settings, *, backend):
         asked.append((backend, [setting.maker for setting in settings]))
-        return ((index, np.full(image.shape[:2], index, np.uint8)) for index in range(len(settings)))
+        return ((index, PseudoMask(np.full(image.shape[:2], index, np.uint8))) for index in range(len(settings)))
 
     monkeypatch.setattr("pmm_ray.stages.score_masks.pseudo_masks", masks)
     original = CrfConfig(backend="pydensecrf")

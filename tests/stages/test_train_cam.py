@@ -24,8 +24,8 @@ from pmm_ray.losses.d2cam import (
     sums_of_classes,
     sure_pixels,
 )
-from pmm_ray.losses.equivariance import class_scores
 from pmm_ray.nets.build import build_classifier, load_model
+from pmm_ray.nets.classifier import class_scores
 from pmm_ray.nets.inputs import normalise
 from pmm_ray.stages import fitting, train_cam
 from pmm_ray.stages.d2cam_objective import D2CamObjective
