@@ -89,6 +89,9 @@ class DataConfig(Section):
         None, description="names of classes 1..C; null: VOC's 20, COCO's 80, or those in the labels file (folder)"
     )
     limit: int | None = Field(None, ge=1, description="use only the first N images of each list")
+    negatives: bool = Field(
+        False, description="train on images that the labels say have no class, as background; false: leave them out"
+    )
     shapes: ShapesConfig = ShapesConfig()
 
 

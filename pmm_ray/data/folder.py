@@ -25,6 +25,7 @@ def read_folder(
     labels: str | None,
     classes: Sequence[str] | None,
     limit: int | None,
+    negatives: bool,
     hashes: ContentHashes,
     skip: Collection[Path],
 ) -> Dataset:
@@ -43,7 +44,7 @@ def read_folder(
     table = read_labels(given, classes=classes)
     labels_of = labels_for(table, index, problems, given)
     truth = mask_folder(root, masks, problems)
-    reader = Reader(make_classes(table.names), hashes, problems, limit)
+    reader = Reader(make_classes(table.names), hashes, problems, limit, negatives)
     held_out = read_list(below(root, val_list), "data.val_list") if val_list else []
     if train_list:
         source = below(root, train_list)

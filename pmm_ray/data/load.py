@@ -30,6 +30,7 @@ def load_dataset(
     labels: str | None = None,
     classes: Sequence[str] | None = None,
     limit: int | None = None,
+    negatives: bool = False,
     shapes: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
 ) -> Dataset:
     """Read a data set of `kind` 'shapes', 'voc', 'coco' or 'folder'; the fields are those of the section `data`.
@@ -59,6 +60,7 @@ def load_dataset(
         "labels": labels,
         "classes": classes,
         "limit": limit,
+        "negatives": negatives,
         "skip": [store],  # it holds masks and pictures, named like the photos
         "hashes": ContentHashes.below(root, cache=cache),
     }

@@ -46,7 +46,10 @@ def _labels(data: Dataset, notes: Problems) -> None:
         why = "no training photo has this label, so it cannot be learned: correct the labels or data.classes"
         notes.add(some(never, 8), why, group="classes without a photo")
     if always:
-        why = "every training photo has this label, so its CAMs tell little: add photos that have other classes alone"
+        why = (
+            "every training photo has this label, so its CAMs tell little: add photos without it, of background "
+        )
+        why += "alone with data.negatives=true"
         notes.add(some(always, 8), why, group="classes of all photos")
 
 

@@ -26,22 +26,33 @@ class NoLabels(LookupError):  # noqa: N818
     """An image has no class: the message says why and what to do."""
 
 
+class Negative(NoLabels):
+    """It is known to have none."""
+
+    def __init__(self, why: str):
+        super().__init__(f"{why}: label it, or leave it out; data.negatives=true trains on it as background alone")
+
+
 @dataclass(frozen=True)
 class Reader:
-    """What is needed to read the splits of one data set. `limit` None: all images."""
+    """What is needed to read the splits of one data set. `limit` None: all images.
+
+    `negatives`: an image that is known to have no class is one to train on.
+    """
 
     classes: Classes
     hashes: ContentHashes
     problems: Problems
     limit: int | None
+    negatives: bool = False
 
     def split(
         self, title: str, source: Path, entries: Iterable[str], index: ImageIndex, labels: LabelsOf, truth: Truth | None
     ) -> Split:
         """The split of the images that `entries` (lines of `source`) name, in their order, each once.
 
-        What cannot be used is noted. An image without a class stays out, unless ground truth makes it good for
-        evaluation in a split that is not trained on.
+        What cannot be used is noted. An image without a class stays out, unless it is one of the `negatives`, or ground
+        truth makes it good for evaluation in a split that is not trained on.
         """
         here = replace(self, problems=Problems())  # so that what an error names is a matter of this split
         photos = here._readable(here._photos(title, entries, index, labels, truth, source), source)
@@ -73,7 +84,8 @@ class Reader:
             except NotFoundInFolder as error:
                 self.problems.add(entry, str(error), group=f"not found, from {shown(source)}")
             except NoLabels as error:
-                if title != "train" and truth is not None and name in truth.masks:
+                scored = title != "train" and truth is not None and name in truth.masks
+                if scored or (self.negatives and isinstance(error, Negative)):
                     found[name] = Photo(name, index.absolute(path), ())
                 else:
                     self.problems.add(name, str(error), group="without a class")
@@ -180,8 +192,10 @@ def lookup(by_name: Mapping[str, tuple[int, ...]], source: Path) -> LabelsOf:
     """Labels of images by name, as `source` gives them."""
 
     def labels(name: str, path: str) -> tuple[int, ...]:
-        if not by_name.get(name):
-            raise NoLabels(f"has no class in {shown(source)}: it carries no supervision; label it or leave it out")
+        if name not in by_name:
+            raise NoLabels(f"is not in {shown(source)}: label it or leave it out")
+        if not by_name[name]:
+            raise Negative(f"has no class in {shown(source)}")
         return by_name[name]
 
     return labels

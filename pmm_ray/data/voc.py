@@ -14,6 +14,7 @@ from pmm_ray.data.labels import check_classes, class_id, read_labels
 from pmm_ray.data.problems import Problems, shown
 from pmm_ray.data.splits import (
     LabelsOf,
+    Negative,
     NoLabels,
     Reader,
     image_index,
@@ -47,6 +48,7 @@ def read_voc(
     labels: str | None,
     classes: Sequence[str] | None,
     limit: int | None,
+    negatives: bool,
     hashes: ContentHashes,
     skip: Collection[Path],
 ) -> Dataset:
@@ -67,7 +69,7 @@ def read_voc(
         given = labels_file(root, labels)
         labels_of = labels_for(read_labels(given, classes=names), index, problems, given)
     truth = mask_folder(root, masks, problems)
-    reader = Reader(make_classes(names), hashes, problems, limit)
+    reader = Reader(make_classes(names), hashes, problems, limit, negatives)
     splits = [
         reader.split(title, path, _entries(path, f"data.{title}_list", images), index, labels_of, truth)
         for title, where in (("train", train_list), ("val", val_list))
@@ -116,7 +118,7 @@ def _annotated(root: Path, names: tuple[str, ...]) -> LabelsOf:
         except UserError as error:
             raise NoLabels(str(error)) from None
         if not found:
-            raise NoLabels(f"{shown(file)} has no object: the image carries no supervision; leave it out")
+            raise Negative(f"{shown(file)} has no object")
         return tuple(sorted(found))
 
     return labels

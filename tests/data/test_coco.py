@@ -90,7 +90,7 @@ def test_labels_are_contiguous_ids_of_what_is_annotated(coco):
 def test_an_image_without_annotation_is_left_out_of_training_but_evaluated(coco):
     data = load(coco)
     why = {problem.name: problem.why for problem in data.problems}
-    assert "no supervision" in why["000000000005"]
+    assert "has no class" in why["000000000005"]
     assert "no such image" in why["000000000009.jpg"]
     assert names(data.val) == ["000000000007", "000000000003", "000000000005"]
     assert read_label(data.val.truth.masks["000000000005"]).max() == 0

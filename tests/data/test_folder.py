@@ -151,6 +151,16 @@ def test_a_root_one_folder_too_high_or_low_is_told_where_the_labels_are(folder, 
         load(folder, labels=".")
 
 
+@pytest.mark.parametrize("table", ["image,crack\none,1\nfour,0\n", "image,label\none,crack\nfour,background\n"])
+def test_photos_of_one_class_and_of_none_can_be_told_apart(folder, table):
+    (folder / "labels.csv").write_text(table)
+    assert names(load(folder).train) == ["one"]
+    assert "data.negatives=true" in {problem.name: problem.why for problem in load(folder).problems}["four"]
+    data = load(folder, negatives=True)
+    assert {photo.name: photo.labels for photo in data.train.photos.photos} == {"four": (), "one": (1,)}
+    assert "four" not in {problem.name for problem in data.problems} and not data.notes
+
+
 def test_given_classes_fix_names_and_order(folder):
     data = load(folder, classes=["dog", "cat", "horse"])
     assert data.classes.names == ("background", "dog", "cat", "horse")

@@ -171,7 +171,14 @@ def test_an_image_without_a_class_stays_out_of_training(voc_root):
     (voc_root / "labels.json").write_text(json.dumps({"a": [], "c": [3], "v": [1]}))
     data = load(voc_root)
     assert names(data.train) == ["c"]
-    assert all("no supervision" in whys(data)[name] for name in "ab")
+    assert "is not in" in whys(data)["b"] and "data.negatives=true" in whys(data)["a"]
+
+
+def test_an_image_that_is_labelled_as_having_no_class_may_be_trained_on(voc_root):
+    (voc_root / "labels.json").write_text(json.dumps({"a": [], "c": [3], "v": [1]}))
+    data = load(voc_root, negatives=True)
+    assert [(photo.name, photo.labels) for photo in data.train.photos.photos] == [("a", ()), ("c", (3,))]
+    assert "is not in" in whys(data)["b"]
 
 
 def test_a_validation_image_without_a_class_is_evaluated_if_it_has_a_mask(voc_root):
