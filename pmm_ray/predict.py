@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from pmm_ray import settings
 from pmm_ray.command import lasting_folder, run_command, tell_failures, tell_problems
+from pmm_ray.config import ApplicationConfig
+from pmm_ray.errors import UserError
 
 _USAGE = """\
 python -m pmm_ray.predict MODEL PHOTOS OUT [FILE.yaml ...] [section.key=value ...] [--dry-run]
@@ -27,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _describe() -> str:
-    from pmm_ray.config import ApplicationConfig
-
     return settings.describe(ApplicationConfig)
 
 
 def _work(model: str, photos: str, out: str, files: list[str], overrides: list[str], dry_run: bool) -> None:
+    key, equals, _ = out.partition("=")
+    if equals and key in {name for name, _ in settings.all_keys(ApplicationConfig)}:
+        raise UserError(f"OUT={out}: is a setting; give a folder for the masks before the settings")
     config = settings.load_application(files, overrides)
     # torch takes seconds to come; what is wrong with the settings is told before
     from pmm_ray.application import MaskFolder, Trained

@@ -241,6 +241,7 @@ def test_in_object_storage_all_is_as_on_a_disk(tmp_path, bucket, model, photos):
         ("model.pt gone out", "gone: no such folder, image or list"),
         ("model.pt photos photos", "photos: is not empty and no earlier output"),
         ("model.pt photos photos/a.png", "photos/a.png: is not empty"),
+        ("model.pt photos predict.flip=false", "OUT=predict.flip=false: is a setting"),
         ("model.pt photos model.pt/out", "model.pt/out: cannot be written to"),
         ("model.pt photos out predict.scale=[1]", "did you mean predict.scales?"),
         ("model.pt photos out gone.yaml", "gone.yaml: no such config file"),

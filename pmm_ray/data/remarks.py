@@ -46,9 +46,7 @@ def _labels(data: Dataset, notes: Problems) -> None:
         why = "no training photo has this label, so it cannot be learned: correct the labels or data.classes"
         notes.add(some(never, 8), why, group="classes without a photo")
     if always:
-        why = (
-            "every training photo has this label, so its CAMs tell little: add photos without it, of background "
-        )
+        why = "every training photo has this label, so its CAMs tell little: add photos without it, of background "
         why += "alone with data.negatives=true"
         notes.add(some(always, 8), why, group="classes of all photos")
 

@@ -40,7 +40,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a torch file (never unpickling code) or a safetensors file; common wrappings are opened."""
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; give a file, 'pretrained', or 'none' with net.batch_norm=train")
+        raise UserError(f"{path}: no such weights file; give a file, 'pretrained', or 'none' with batch_norm=train")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
