@@ -81,12 +81,13 @@ class ImageIndex:
         Raises:
             NotFoundInFolder: none or several fit, or the entry leads outside the folder.
         """
-        return self._single(self._candidates(self._inside(entry)), entry)
+        name = self._inside(entry)
+        return self._single(self._candidates(name), name)
 
     def find_anywhere(self, entry: str) -> str:
         """As `find`, but a bare file name may also be that of the only such image in a folder below."""
         name = self._inside(entry)
-        return self._single(self._candidates(name) or self._by_file.get(_composed(name), []), entry)
+        return self._single(self._candidates(name) or self._by_file.get(_composed(name), []), name)
 
     def _candidates(self, name: str) -> list[str]:
         if name in self.names:
@@ -112,8 +113,8 @@ class ImageIndex:
             raise NotFoundInFolder(f"leads out of {shown(self.folder)}: write names below that folder")
         return str(path)
 
-    def _single(self, candidates: list[str], entry: str) -> str:
-        if not candidates and (unread := self._unread.get(_composed(self._inside(entry)))):
+    def _single(self, candidates: list[str], name: str) -> str:
+        if not candidates and (unread := self._unread.get(_composed(name))):
             raise NotRead(f"{PurePosixPath(unread).suffix.lower()} {UNREAD}")
         if not candidates:
             raise NotFoundInFolder(f"no such image in {shown(self.folder)}: restore it or take the entry off the list")

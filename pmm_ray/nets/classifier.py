@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pmm_ray.nets.batch_norm import freeze_batch_norm
 from pmm_ray.nets.correlation import PixelCorrelation
-from pmm_ray.nets.inputs import resize
+from pmm_ray.nets.inputs import nearest_multiple, resize
 
 
 class Classifier(nn.Module):
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
             return images
         info: Any = self.backbone.feature_info
         side = info[-1]["reduction"]
-        height, width = (side * max(1, round(length / side)) for length in images.shape[-2:])
+        height, width = (nearest_multiple(length, multiple=side) for length in images.shape[-2:])
         return resize(images, (height, width))
 
     def maps(self, features: Tensor) -> Tensor:

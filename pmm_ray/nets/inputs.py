@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 Colour = tuple[float, float, float]
 
+LARGEST_STRIDE = 32
+"""Pixels of a cell at the largest output stride; sides of whole ones are whole cells at every stride."""
+
 
 def normalisation(
     *, backbone: str, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
@@ -32,6 +35,11 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float]) ->
     centre = torch.tensor(mean, device=images.device).view(shape)
     spread = torch.tensor(std, device=images.device).view(shape)
     return (images.float() / 255 - centre) / spread
+
+
+def nearest_multiple(length: float, *, multiple: int) -> int:
+    """The nearest multiple to a side of `length` pixels, at least one of them."""
+    return multiple * max(1, round(length / multiple))
 
 
 def pad_to_multiple(images: Tensor, *, multiple: int) -> Tensor:

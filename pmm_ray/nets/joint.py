@@ -7,9 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmm_ray.nets.classifier import Classifier
-from pmm_ray.nets.inputs import pad_to_multiple
-
-_MULTIPLE = 32
+from pmm_ray.nets.inputs import LARGEST_STRIDE, pad_to_multiple
 
 
 class Joint(nn.Module):
@@ -39,7 +37,7 @@ class Joint(nn.Module):
         Sides that are no multiple of 32 are padded with zeros below and at the right, and the logits cut back.
         """
         height, width = images.shape[-2:]
-        padded = pad_to_multiple(images, multiple=_MULTIPLE)
+        padded = pad_to_multiple(images, multiple=LARGEST_STRIDE)
         logits = self.logits(self.classifier.features(padded), size=padded.shape[-2:])
         return {"main": logits[..., :height, :width]}
 

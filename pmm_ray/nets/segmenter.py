@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pmm_ray.nets.batch_norm import freeze_batch_norm
-from pmm_ray.nets.inputs import pad_to_multiple
-
-_MULTIPLE = 32
+from pmm_ray.nets.inputs import LARGEST_STRIDE, pad_to_multiple
 
 
 class Segmenter(nn.Module):
@@ -42,7 +40,7 @@ class Segmenter(nn.Module):
         Sides that are no multiple of 32 are padded with zeros below and at the right, and the logits cut back.
         """
         height, width = images.shape[-2:]
-        padded = pad_to_multiple(images, multiple=_MULTIPLE)
+        padded = pad_to_multiple(images, multiple=LARGEST_STRIDE)
         features = self.model.encoder(padded)
         logits = {"main": self.model.segmentation_head(self.model.decoder(features))}
         if self.aux_head is not None and self.training:

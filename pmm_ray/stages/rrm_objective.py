@@ -13,15 +13,13 @@ from pmm_ray.data.dataset import IGNORE
 from pmm_ray.losses.classification import multilabel_soft_margin
 from pmm_ray.losses.dense_energy import Filter, Gradient, dense_energy
 from pmm_ray.losses.segmentation import background_pixels, cross_entropy, foreground_pixels
-from pmm_ray.nets.inputs import Colour, normalise, resize
+from pmm_ray.nets.inputs import LARGEST_STRIDE, Colour, nearest_multiple, normalise, resize
 from pmm_ray.nets.joint import Joint
 from pmm_ray.stages.label_crops import LabelledCrop, Labeller, masks_of
 from pmm_ray.teams import Team, global_mean
 from pmm_ray.training import Objective
 
 _SEEN = 6
-_CELL = 32
-"""Pixels of a cell at the largest output stride; whole ones of it are whole at every smaller one."""
 
 SHARE = "reliable"
 """The figure with the share of pixels that got a label; those of the classes are `reliable/<name>`."""
@@ -107,7 +105,7 @@ class RrmObjective(Objective):
 
     def _activations(self, inputs: Tensor, scale: float) -> Tensor:
         # whole cells at every scale: the features of others do not cover the crop evenly
-        height, width = (_CELL * max(1, round(scale * side / _CELL)) for side in inputs.shape[-2:])
+        height, width = (nearest_multiple(scale * side, multiple=LARGEST_STRIDE) for side in inputs.shape[-2:])
         return self.net.cam(resize(inputs, (height, width)))
 
     def _segmentation(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
