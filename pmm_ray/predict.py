@@ -34,7 +34,7 @@ def _describe() -> str:
 
 def _work(model: str, photos: str, out: str, files: list[str], overrides: list[str], dry_run: bool) -> None:
     key, equals, _ = out.partition("=")
-    if equals and key in {name for name, _ in settings.all_keys(ApplicationConfig)}:
+    if equals and key in dict(settings.all_keys(ApplicationConfig)):
         raise UserError(f"OUT={out}: is a setting; give a folder for the masks before the settings")
     config = settings.load_application(files, overrides)
     # torch takes seconds to come; what is wrong with the settings is told before

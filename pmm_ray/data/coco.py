@@ -76,9 +76,8 @@ def read_coco(
     """
     if train_list is None:
         raise UserError("data.train_list: coco needs an annotation JSON such as annotations/instances_train2014.json")
-    reader = Reader(
-        make_classes(check_classes(classes or COCO_CLASSES, "data.classes")), hashes, Problems(), limit, negatives
-    )
+    names = check_classes(classes or COCO_CLASSES, "data.classes")
+    reader = Reader(make_classes(names), hashes, Problems(), limit, negatives)
     folders = [(images, "data.images")]
     if val_list is not None and val_images not in (None, images):
         folders.append((str(val_images), "data.val_images"))

@@ -44,7 +44,7 @@ class Reader:
     hashes: ContentHashes
     problems: Problems
     limit: int | None
-    negatives: bool = False
+    negatives: bool
 
     def split(
         self, title: str, source: Path, entries: Iterable[str], index: ImageIndex, labels: LabelsOf, truth: Truth | None
